@@ -1,0 +1,45 @@
+//! Where the `mintmark` binary is. It is built here if need be, so that a test of this crate never
+//! runs against one that is older than the sources.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Path of a `mintmark` binary built from the present sources, in the profile of the test.
+pub fn mintmark() -> &'static PathBuf {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(build)
+}
+
+fn build() -> PathBuf {
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "-p", "mintmark", "--manifest-path", manifest]);
+    cargo.arg("--message-format=json-render-diagnostics");
+    if !cfg!(debug_assertions) {
+        cargo.arg("--release");
+    }
+    let output = cargo.output().expect("cargo starts");
+    assert!(
+        output.status.success(),
+        "mintmark does not build:\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8_lossy(&output.stdout);
+    let executable = text.lines().rev().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        (message["target"]["name"] == "mintmark" && message["target"]["kind"][0] == "bin")
+            .then(|| message["executable"].as_str().map(PathBuf::from))
+            .flatten()
+    });
+    executable.expect("cargo names the executable it built")
+}
+
+/// The directory of build output, where test environments are kept.
+pub fn target_directory() -> PathBuf {
+    let executable = std::env::current_exe().expect("a test knows its own path");
+    executable
+        .ancestors()
+        .find(|directory| directory.join("CACHEDIR.TAG").exists())
+        .map_or_else(std::env::temp_dir, |directory| directory.join("tmp"))
+}
