@@ -1,0 +1,1 @@
+//! The life of an authority: states and the words for them.

@@ -1,0 +1,1 @@
+//! Trust bundles: the authorities of one trust domain.

@@ -1,0 +1,1 @@
+//! Alternative (post-quantum) signatures of X.509 certificates.

@@ -1,0 +1,1 @@
+//! JSON Web Signatures and Keys, as far as SPIFFE needs them.

@@ -1,0 +1,1 @@
+//! Keys, and the seam behind which they live.

@@ -1,0 +1,1 @@
+//! When to renew an SVID and when to rotate an authority.

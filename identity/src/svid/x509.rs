@@ -1,0 +1,1 @@
+//! X.509-SVIDs: building and verifying.

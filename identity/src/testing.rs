@@ -1,0 +1,1 @@
+//! Conformance suites and fixtures that other crates run.

@@ -1,0 +1,1 @@
+//! TLS configurations whose verifiers apply the SPIFFE rules.
