@@ -1,7 +1,13 @@
 //! Clients that others wrote, against a development cluster: the Rust `spiffe` crate, the PyPI
 //! `spiffe` package, OpenSSL, PyPI `cryptography` and `pkilint`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
 
 use std::path::Path;
 use std::process::Command;
@@ -21,10 +27,17 @@ async fn the_rust_spiffe_crate_fetches_validates_and_sees_a_rotation() {
     let socket = endpoints.workload_socket.as_str();
     let trust_domain = TrustDomain::new(&endpoints.trust_domain).unwrap();
 
-    let source = X509Source::builder().endpoint(socket).build().await.unwrap();
+    let source = X509Source::builder()
+        .endpoint(socket)
+        .build()
+        .await
+        .unwrap();
     let first = source.svid().unwrap();
     assert_eq!(first.spiffe_id().to_string(), endpoints.workload_spiffe_id);
-    let bundle = source.bundle_for_trust_domain(&trust_domain).unwrap().unwrap();
+    let bundle = source
+        .bundle_for_trust_domain(&trust_domain)
+        .unwrap()
+        .unwrap();
     assert!(!bundle.authorities().is_empty());
 
     let mut updates = source.updated();
@@ -48,8 +61,18 @@ async fn the_rust_spiffe_crate_fetches_validates_and_sees_a_rotation() {
     jwt.shutdown().await;
 
     let client = WorkloadApiClient::connect_to(socket).await.unwrap();
-    assert!(client.validate_jwt_token("reports", token.token()).await.is_ok());
-    assert!(client.validate_jwt_token("other", token.token()).await.is_err());
+    assert!(
+        client
+            .validate_jwt_token("reports", token.token())
+            .await
+            .is_ok()
+    );
+    assert!(
+        client
+            .validate_jwt_token("other", token.token())
+            .await
+            .is_err()
+    );
 }
 
 #[test]
@@ -86,8 +109,17 @@ fn the_pypi_spiffe_package_fetches_validates_and_sees_a_rotation() {
 
 fn fetched(dev: &Dev) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
-    let output = dev.run(&["x509", "fetch", "--write", directory.path().to_str().unwrap()]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = dev.run(&[
+        "x509",
+        "fetch",
+        "--write",
+        directory.path().to_str().unwrap(),
+    ]);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     directory
 }
 
@@ -104,7 +136,11 @@ fn check_chain_with_others(pq: &str) {
         .arg(&svid)
         .output()
         .expect("openssl is installed");
-    assert!(openssl.status.success(), "{}", String::from_utf8_lossy(&openssl.stderr));
+    assert!(
+        openssl.status.success(),
+        "{}",
+        String::from_utf8_lossy(&openssl.stderr)
+    );
 
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/verify_chain.py");
     let output = venv
@@ -115,7 +151,11 @@ fn check_chain_with_others(pq: &str) {
         .arg(pq)
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let seen: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(seen["native"], "verified");
     let alternative = if pq == "hybrid" { "verified" } else { "absent" };
@@ -129,20 +169,27 @@ fn check_chain_with_others(pq: &str) {
             .arg(certificate)
             .output()
             .unwrap();
-        let report: serde_json::Value =
-            serde_json::from_slice(&output.stdout).unwrap_or_else(|e| {
-                panic!("{e}: {}", String::from_utf8_lossy(&output.stderr))
-            });
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)));
         let findings: Vec<String> = report["results"]
             .as_array()
             .into_iter()
             .flatten()
-            .flat_map(|result| result["finding_descriptions"].as_array().into_iter().flatten())
+            .flat_map(|result| {
+                result["finding_descriptions"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+            })
             .map(|finding| format!("{} {}", finding["code"], finding["message"]))
             // The linter does not know the scheme `spiffe`.
             .filter(|finding| !finding.contains("pkix.invalid_uri_syntax"))
             .collect();
-        assert!(findings.is_empty(), "{}: {findings:#?}", certificate.display());
+        assert!(
+            findings.is_empty(),
+            "{}: {findings:#?}",
+            certificate.display()
+        );
     }
 }
 

@@ -39,7 +39,13 @@ impl Envoy {
         let child = Command::new(venv.program("envoy"))
             .arg("--config-path")
             .arg(&config)
-            .args(["--use-dynamic-base-id", "--concurrency", "1", "--log-level", "info"])
+            .args([
+                "--use-dynamic-base-id",
+                "--concurrency",
+                "1",
+                "--log-level",
+                "info",
+            ])
             .arg("--admin-address-path")
             .arg(directory.path().join("admin"))
             .stdin(Stdio::null())
@@ -68,15 +74,25 @@ impl Envoy {
     }
 
     fn stat(&mut self, name: &str) -> u64 {
-        let body = self.admin(&format!("/stats?filter=^{name}$")).unwrap_or_default();
-        body.trim().rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0)
+        let body = self
+            .admin(&format!("/stats?filter=^{name}$"))
+            .unwrap_or_default();
+        body.trim()
+            .rsplit(' ')
+            .next()
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(0)
     }
 
     fn listener(&mut self) -> Option<String> {
         let listeners: serde_json::Value =
             serde_json::from_str(&self.admin("/listeners?format=json")?).ok()?;
         let address = &listeners["listener_statuses"][0]["local_address"]["socket_address"];
-        Some(format!("{}:{}", address["address"].as_str()?, address["port_value"].as_u64()?))
+        Some(format!(
+            "{}:{}",
+            address["address"].as_str()?,
+            address["port_value"].as_u64()?
+        ))
     }
 }
 
@@ -178,7 +194,11 @@ fn call(address: &str, files: &Path) -> Option<(String, String)> {
 
 fn write_svid(dev: &Dev, directory: &Path) -> PathBuf {
     let output = dev.run(&["x509", "fetch", "--write", directory.to_str().unwrap()]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     directory.to_owned()
 }
 
@@ -199,7 +219,11 @@ fn envoy_serves_and_rotates(pq: &str) {
         (serial != first).then_some(serial)
     });
     assert_ne!(first, second);
-    assert_eq!(envoy.listener().as_deref(), Some(address.as_str()), "the listener stayed");
+    assert_eq!(
+        envoy.listener().as_deref(),
+        Some(address.as_str()),
+        "the listener stayed"
+    );
     assert_eq!(envoy.stat("listener_manager.listener_added"), 1);
     assert_eq!(envoy.stat("listener_manager.listener_modified"), 0);
     assert_eq!(envoy.stat("listener_manager.total_listeners_draining"), 0);
@@ -211,7 +235,9 @@ fn envoy_serves_and_rotates(pq: &str) {
         .unwrap();
     let text = String::from_utf8_lossy(&refused.stderr);
     assert!(
-        !refused.status.success() || text.contains("certificate required") || text.contains("alert"),
+        !refused.status.success()
+            || text.contains("certificate required")
+            || text.contains("alert"),
         "a client without an SVID was let in: {text}"
     );
 }

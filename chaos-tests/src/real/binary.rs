@@ -14,7 +14,14 @@ pub fn mintmark() -> &'static PathBuf {
 fn build() -> PathBuf {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "-p", "mintmark", "--manifest-path", manifest]);
+    cargo.args([
+        "build",
+        "--quiet",
+        "-p",
+        "mintmark",
+        "--manifest-path",
+        manifest,
+    ]);
     cargo.arg("--message-format=json-render-diagnostics");
     if !cfg!(debug_assertions) {
         cargo.arg("--release");

@@ -78,7 +78,11 @@ impl Dev {
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut dev = Self { child, directory, _temporary: temporary };
+        let mut dev = Self {
+            child,
+            directory,
+            _temporary: temporary,
+        };
         dev.wait_until_serving();
         dev
     }
@@ -89,7 +93,8 @@ impl Dev {
                 return Some(Err(status));
             }
             let endpoints = self.directory.join("endpoints.json").exists();
-            (endpoints && self.run(&["x509", "fetch", "-o", "json"]).status.success()).then_some(Ok(()))
+            (endpoints && self.run(&["x509", "fetch", "-o", "json"]).status.success())
+                .then_some(Ok(()))
         });
         if let Err(status) = ready {
             panic!("the cluster ended with {status}:\n{}", self.output());
@@ -120,7 +125,10 @@ impl Dev {
     /// A `mintmark` command against this cluster, not yet started.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary::mintmark());
-        command.args(arguments).env("MINTMARK_DIR", &self.directory).stdin(Stdio::null());
+        command
+            .args(arguments)
+            .env("MINTMARK_DIR", &self.directory)
+            .stdin(Stdio::null());
         command
     }
 
@@ -135,7 +143,10 @@ impl Dev {
             self.output()
         );
         serde_json::from_slice(&output.stdout).unwrap_or_else(|e| {
-            panic!("{arguments:?} printed no JSON ({e}): {}", String::from_utf8_lossy(&output.stdout))
+            panic!(
+                "{arguments:?} printed no JSON ({e}): {}",
+                String::from_utf8_lossy(&output.stdout)
+            )
         })
     }
 
@@ -143,7 +154,9 @@ impl Dev {
     pub fn stop(mut self) -> std::process::ExitStatus {
         signal(self.child.id(), "INT");
         let child = &mut self.child;
-        wait::until("the cluster ends", Duration::from_secs(30), || child.try_wait().unwrap())
+        wait::until("the cluster ends", Duration::from_secs(30), || {
+            child.try_wait().unwrap()
+        })
     }
 }
 
@@ -166,5 +179,8 @@ impl Drop for Dev {
 
 /// Sends a signal (`KILL`, `TERM`, `INT`, `HUP`) to a process.
 pub fn signal(pid: u32, name: &str) {
-    let _ = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status();
+    let _ = Command::new("kill")
+        .arg(format!("-{name}"))
+        .arg(pid.to_string())
+        .status();
 }

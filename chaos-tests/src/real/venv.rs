@@ -18,7 +18,9 @@ impl Venv {
     /// When Python or a package cannot be had: a test that cannot run has to fail, not to pass.
     pub fn with(name: &str, requirements: &[&str]) -> Self {
         static MAKING: Mutex<()> = Mutex::new(());
-        let _one_at_a_time = MAKING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _one_at_a_time = MAKING
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let directory = super::binary::target_directory().join(format!("venv-{name}"));
         let wanted = requirements.join("\n");
         let stamp = directory.join("requirements.done");
@@ -26,9 +28,18 @@ impl Venv {
             return Self { directory };
         }
         let _ = std::fs::remove_dir_all(&directory);
-        run(Command::new("python3").arg("-m").arg("venv").arg(&directory));
+        run(Command::new("python3")
+            .arg("-m")
+            .arg("venv")
+            .arg(&directory));
         run(Command::new(directory.join("bin/python"))
-            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+            .args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+            ])
             .args(requirements));
         std::fs::write(&stamp, wanted).unwrap();
         Self { directory }
@@ -46,7 +57,9 @@ impl Venv {
 }
 
 fn run(command: &mut Command) -> Output {
-    let output = command.output().unwrap_or_else(|e| panic!("{command:?} does not start: {e}"));
+    let output = command
+        .output()
+        .unwrap_or_else(|e| panic!("{command:?} does not start: {e}"));
     assert!(
         output.status.success(),
         "{command:?} failed:\n{}{}",
