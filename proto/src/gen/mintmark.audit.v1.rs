@@ -227,6 +227,10 @@ pub struct TailResponse {
     pub leaves: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
     #[prost(uint64, tag = "3")]
     pub tree_size: u64,
+    /// The hash of each leaf as it was recorded when the leaf was appended, kept
+    /// apart from the leaf: tells which leaf was altered when the root differs.
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    pub leaf_hashes: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 impl ::prost::Name for TailResponse {
     const NAME: &'static str = "TailResponse";
