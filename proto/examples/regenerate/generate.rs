@@ -36,6 +36,7 @@ const MINTMARK: &[&str] = &[
     "mintmark/cluster/v1/cluster.proto",
     "mintmark/raft/v1/command.proto",
     "mintmark/raft/v1/peer.proto",
+    "mintmark/raft/v1/store.proto",
     "mintmark/state/v1/state.proto",
 ];
 

@@ -90,6 +90,10 @@ pub struct Command {
     /// node that proposed
     #[prost(uint64, tag = "5")]
     pub proposer: u64,
+    /// By this the proposer knows its command again when it applies it: 8 bytes
+    /// drawn at its start, 8 bytes that count. Apply gives it no meaning.
+    #[prost(bytes = "vec", tag = "6")]
+    pub ticket: ::prost::alloc::vec::Vec<u8>,
     #[prost(
         oneof = "command::Body",
         tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35"
@@ -162,6 +166,23 @@ impl ::prost::Name for Command {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/mintmark.raft.v1.Command".into()
+    }
+}
+/// What one log entry holds: the commands that were waiting when the leader began
+/// to write it. They are applied in order, each as if it stood alone.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CommandBatch {
+    #[prost(message, repeated, tag = "1")]
+    pub commands: ::prost::alloc::vec::Vec<Command>,
+}
+impl ::prost::Name for CommandBatch {
+    const NAME: &'static str = "CommandBatch";
+    const PACKAGE: &'static str = "mintmark.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "mintmark.raft.v1.CommandBatch".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/mintmark.raft.v1.CommandBatch".into()
     }
 }
 /// The first command of a cluster. It is refused when a cluster exists.
@@ -1152,9 +1173,9 @@ pub struct LogEntry {
 pub mod log_entry {
     #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Payload {
-        /// encoded mintmark.raft.v1.Command
+        /// encoded mintmark.raft.v1.CommandBatch
         #[prost(bytes, tag = "2")]
-        Command(::prost::alloc::vec::Vec<u8>),
+        Batch(::prost::alloc::vec::Vec<u8>),
         #[prost(message, tag = "3")]
         Membership(super::Membership),
     }
@@ -1169,6 +1190,7 @@ impl ::prost::Name for LogEntry {
         "type.googleapis.com/mintmark.raft.v1.LogEntry".into()
     }
 }
+/// `incarnation` is drawn when a store is made, `boot` when the process starts.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HelloRequest {
     #[prost(uint64, tag = "1")]
@@ -1181,6 +1203,8 @@ pub struct HelloRequest {
     pub protocol: u32,
     #[prost(int64, tag = "5")]
     pub clock_ms: i64,
+    #[prost(bytes = "vec", tag = "6")]
+    pub boot: ::prost::alloc::vec::Vec<u8>,
 }
 impl ::prost::Name for HelloRequest {
     const NAME: &'static str = "HelloRequest";
@@ -1202,6 +1226,10 @@ pub struct HelloResponse {
     pub protocol: u32,
     #[prost(int64, tag = "4")]
     pub clock_ms: i64,
+    #[prost(message, optional, tag = "5")]
+    pub last_log_id: ::core::option::Option<LogId>,
+    #[prost(bytes = "vec", tag = "6")]
+    pub boot: ::prost::alloc::vec::Vec<u8>,
 }
 impl ::prost::Name for HelloResponse {
     const NAME: &'static str = "HelloResponse";
@@ -1424,8 +1452,12 @@ impl ::prost::Name for SnapshotResponse {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ProposeRequest {
+    /// encoded Command without time
     #[prost(bytes = "vec", tag = "1")]
     pub command: ::prost::alloc::vec::Vec<u8>,
+    /// how long the caller waits
+    #[prost(uint64, tag = "2")]
+    pub deadline_ms: u64,
 }
 impl ::prost::Name for ProposeRequest {
     const NAME: &'static str = "ProposeRequest";
@@ -1439,10 +1471,70 @@ impl ::prost::Name for ProposeRequest {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ProposeResponse {
+    /// APPLIED: encoded CommandResult
     #[prost(bytes = "vec", tag = "1")]
     pub result: ::prost::alloc::vec::Vec<u8>,
     #[prost(uint64, tag = "2")]
     pub log_index: u64,
+    #[prost(enumeration = "propose_response::Outcome", tag = "3")]
+    pub outcome: i32,
+    /// NOT_ACCEPTED: who may be the leader, 0 if unknown
+    #[prost(uint64, tag = "4")]
+    pub leader_id: u64,
+}
+/// Nested message and enum types in `ProposeResponse`.
+pub mod propose_response {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Outcome {
+        Unspecified = 0,
+        Applied = 1,
+        /// it stands in no log and never will
+        NotAccepted = 2,
+        Unknown = 3,
+        /// as NOT_ACCEPTED, because too much is waiting
+        Overloaded = 4,
+        /// as NOT_ACCEPTED, for good
+        TooLarge = 5,
+    }
+    impl Outcome {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "OUTCOME_UNSPECIFIED",
+                Self::Applied => "OUTCOME_APPLIED",
+                Self::NotAccepted => "OUTCOME_NOT_ACCEPTED",
+                Self::Unknown => "OUTCOME_UNKNOWN",
+                Self::Overloaded => "OUTCOME_OVERLOADED",
+                Self::TooLarge => "OUTCOME_TOO_LARGE",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "OUTCOME_UNSPECIFIED" => Some(Self::Unspecified),
+                "OUTCOME_APPLIED" => Some(Self::Applied),
+                "OUTCOME_NOT_ACCEPTED" => Some(Self::NotAccepted),
+                "OUTCOME_UNKNOWN" => Some(Self::Unknown),
+                "OUTCOME_OVERLOADED" => Some(Self::Overloaded),
+                "OUTCOME_TOO_LARGE" => Some(Self::TooLarge),
+                _ => None,
+            }
+        }
+    }
 }
 impl ::prost::Name for ProposeResponse {
     const NAME: &'static str = "ProposeResponse";
@@ -1513,6 +1605,157 @@ impl ::prost::Name for LeafChunk {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/mintmark.raft.v1.LeafChunk".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChangeMembershipRequest {
+    #[prost(oneof = "change_membership_request::Change", tags = "1, 2, 3")]
+    pub change: ::core::option::Option<change_membership_request::Change>,
+}
+/// Nested message and enum types in `ChangeMembershipRequest`.
+pub mod change_membership_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct AddLearner {
+        #[prost(uint64, tag = "1")]
+        pub node_id: u64,
+        #[prost(string, tag = "2")]
+        pub address: ::prost::alloc::string::String,
+    }
+    impl ::prost::Name for AddLearner {
+        const NAME: &'static str = "AddLearner";
+        const PACKAGE: &'static str = "mintmark.raft.v1";
+        fn full_name() -> ::prost::alloc::string::String {
+            "mintmark.raft.v1.ChangeMembershipRequest.AddLearner".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "type.googleapis.com/mintmark.raft.v1.ChangeMembershipRequest.AddLearner"
+                .into()
+        }
+    }
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Promote {
+        #[prost(uint64, tag = "1")]
+        pub node_id: u64,
+    }
+    impl ::prost::Name for Promote {
+        const NAME: &'static str = "Promote";
+        const PACKAGE: &'static str = "mintmark.raft.v1";
+        fn full_name() -> ::prost::alloc::string::String {
+            "mintmark.raft.v1.ChangeMembershipRequest.Promote".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "type.googleapis.com/mintmark.raft.v1.ChangeMembershipRequest.Promote".into()
+        }
+    }
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Remove {
+        #[prost(uint64, tag = "1")]
+        pub node_id: u64,
+    }
+    impl ::prost::Name for Remove {
+        const NAME: &'static str = "Remove";
+        const PACKAGE: &'static str = "mintmark.raft.v1";
+        fn full_name() -> ::prost::alloc::string::String {
+            "mintmark.raft.v1.ChangeMembershipRequest.Remove".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "type.googleapis.com/mintmark.raft.v1.ChangeMembershipRequest.Remove".into()
+        }
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Change {
+        #[prost(message, tag = "1")]
+        AddLearner(AddLearner),
+        #[prost(message, tag = "2")]
+        Promote(Promote),
+        #[prost(message, tag = "3")]
+        Remove(Remove),
+    }
+}
+impl ::prost::Name for ChangeMembershipRequest {
+    const NAME: &'static str = "ChangeMembershipRequest";
+    const PACKAGE: &'static str = "mintmark.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "mintmark.raft.v1.ChangeMembershipRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/mintmark.raft.v1.ChangeMembershipRequest".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChangeMembershipResponse {
+    #[prost(enumeration = "change_membership_response::Outcome", tag = "1")]
+    pub outcome: i32,
+    #[prost(uint64, tag = "2")]
+    pub leader_id: u64,
+}
+/// Nested message and enum types in `ChangeMembershipResponse`.
+pub mod change_membership_response {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Outcome {
+        Unspecified = 0,
+        Changed = 1,
+        NotLeader = 2,
+        /// another change is not finished
+        InProgress = 3,
+        UnknownNode = 4,
+        LastVoter = 5,
+        Unknown = 6,
+        /// the learner's log is too far behind to be promoted
+        Behind = 7,
+    }
+    impl Outcome {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "OUTCOME_UNSPECIFIED",
+                Self::Changed => "OUTCOME_CHANGED",
+                Self::NotLeader => "OUTCOME_NOT_LEADER",
+                Self::InProgress => "OUTCOME_IN_PROGRESS",
+                Self::UnknownNode => "OUTCOME_UNKNOWN_NODE",
+                Self::LastVoter => "OUTCOME_LAST_VOTER",
+                Self::Unknown => "OUTCOME_UNKNOWN",
+                Self::Behind => "OUTCOME_BEHIND",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "OUTCOME_UNSPECIFIED" => Some(Self::Unspecified),
+                "OUTCOME_CHANGED" => Some(Self::Changed),
+                "OUTCOME_NOT_LEADER" => Some(Self::NotLeader),
+                "OUTCOME_IN_PROGRESS" => Some(Self::InProgress),
+                "OUTCOME_UNKNOWN_NODE" => Some(Self::UnknownNode),
+                "OUTCOME_LAST_VOTER" => Some(Self::LastVoter),
+                "OUTCOME_UNKNOWN" => Some(Self::Unknown),
+                "OUTCOME_BEHIND" => Some(Self::Behind),
+                _ => None,
+            }
+        }
+    }
+}
+impl ::prost::Name for ChangeMembershipResponse {
+    const NAME: &'static str = "ChangeMembershipResponse";
+    const PACKAGE: &'static str = "mintmark.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "mintmark.raft.v1.ChangeMembershipResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/mintmark.raft.v1.ChangeMembershipResponse".into()
     }
 }
 /// Generated client implementations.
@@ -1710,6 +1953,31 @@ pub mod peer_client {
                 .insert(GrpcMethod::new("mintmark.raft.v1.Peer", "Propose"));
             self.inner.unary(req, path, codec).await
         }
+        /// Hands a change of the Raft membership to the leader.
+        pub async fn change_membership(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ChangeMembershipRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChangeMembershipResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/mintmark.raft.v1.Peer/ChangeMembership",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("mintmark.raft.v1.Peer", "ChangeMembership"));
+            self.inner.unary(req, path, codec).await
+        }
         /// The leader's read index, confirmed by a quorum.
         pub async fn read_index(
             &mut self,
@@ -1802,6 +2070,14 @@ pub mod peer_server {
             &self,
             request: tonic::Request<super::ProposeRequest>,
         ) -> std::result::Result<tonic::Response<super::ProposeResponse>, tonic::Status>;
+        /// Hands a change of the Raft membership to the leader.
+        async fn change_membership(
+            &self,
+            request: tonic::Request<super::ChangeMembershipRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChangeMembershipResponse>,
+            tonic::Status,
+        >;
         /// The leader's read index, confirmed by a quorum.
         async fn read_index(
             &self,
@@ -2122,6 +2398,51 @@ pub mod peer_server {
                     };
                     Box::pin(fut)
                 }
+                "/mintmark.raft.v1.Peer/ChangeMembership" => {
+                    #[allow(non_camel_case_types)]
+                    struct ChangeMembershipSvc<T: Peer>(pub Arc<T>);
+                    impl<
+                        T: Peer,
+                    > tonic::server::UnaryService<super::ChangeMembershipRequest>
+                    for ChangeMembershipSvc<T> {
+                        type Response = super::ChangeMembershipResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ChangeMembershipRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Peer>::change_membership(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ChangeMembershipSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/mintmark.raft.v1.Peer/ReadIndex" => {
                     #[allow(non_camel_case_types)]
                     struct ReadIndexSvc<T: Peer>(pub Arc<T>);
@@ -2249,5 +2570,150 @@ pub mod peer_server {
     pub const SERVICE_NAME: &str = "mintmark.raft.v1.Peer";
     impl<T> tonic::server::NamedService for PeerServer<T> {
         const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Whose store this is. Written when the store is made and never changed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StoreOwner {
+    #[prost(bytes = "vec", tag = "1")]
+    pub cluster_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub node_id: u64,
+    /// 16 random bytes; a wiped store gets others
+    #[prost(bytes = "vec", tag = "3")]
+    pub incarnation: ::prost::alloc::vec::Vec<u8>,
+}
+impl ::prost::Name for StoreOwner {
+    const NAME: &'static str = "StoreOwner";
+    const PACKAGE: &'static str = "mintmark.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "mintmark.raft.v1.StoreOwner".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/mintmark.raft.v1.StoreOwner".into()
+    }
+}
+/// The greatest log id that was known to be committed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CommittedMark {
+    #[prost(message, optional, tag = "1")]
+    pub log_id: ::core::option::Option<LogId>,
+}
+impl ::prost::Name for CommittedMark {
+    const NAME: &'static str = "CommittedMark";
+    const PACKAGE: &'static str = "mintmark.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "mintmark.raft.v1.CommittedMark".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/mintmark.raft.v1.CommittedMark".into()
+    }
+}
+/// What a member remembers of another, to know a wiped or rolled-back disk.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PeerMemory {
+    #[prost(bytes = "vec", tag = "1")]
+    pub incarnation: ::prost::alloc::vec::Vec<u8>,
+    /// the last log id that the peer said it holds durably
+    #[prost(message, optional, tag = "2")]
+    pub acknowledged: ::core::option::Option<LogId>,
+}
+impl ::prost::Name for PeerMemory {
+    const NAME: &'static str = "PeerMemory";
+    const PACKAGE: &'static str = "mintmark.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "mintmark.raft.v1.PeerMemory".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/mintmark.raft.v1.PeerMemory".into()
+    }
+}
+/// Head of a checkpoint; the state's bytes follow in pieces.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CheckpointHead {
+    #[prost(message, optional, tag = "1")]
+    pub applied: ::core::option::Option<LogId>,
+    #[prost(message, optional, tag = "2")]
+    pub membership: ::core::option::Option<StoredMembership>,
+    #[prost(string, tag = "3")]
+    pub snapshot_id: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub length: u64,
+    #[prost(bytes = "vec", tag = "5")]
+    pub sha256: ::prost::alloc::vec::Vec<u8>,
+}
+impl ::prost::Name for CheckpointHead {
+    const NAME: &'static str = "CheckpointHead";
+    const PACKAGE: &'static str = "mintmark.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "mintmark.raft.v1.CheckpointHead".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/mintmark.raft.v1.CheckpointHead".into()
+    }
+}
+/// What a snapshot carries, on the wire and in a checkpoint.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SnapshotContent {
+    /// number of commands that the state has applied
+    #[prost(uint64, tag = "1")]
+    pub command_index: u64,
+    /// encoded mintmark.state.v1.Snapshot
+    #[prost(bytes = "vec", tag = "2")]
+    pub state: ::prost::alloc::vec::Vec<u8>,
+    /// leaves of the audit tree; they are fetched apart
+    #[prost(uint64, tag = "3")]
+    pub leaf_count: u64,
+}
+impl ::prost::Name for SnapshotContent {
+    const NAME: &'static str = "SnapshotContent";
+    const PACKAGE: &'static str = "mintmark.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "mintmark.raft.v1.SnapshotContent".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/mintmark.raft.v1.SnapshotContent".into()
+    }
+}
+/// Which audit leaves a store holds.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LeafManifest {
+    /// leaves below this are present unless listed
+    #[prost(uint64, tag = "1")]
+    pub end: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub missing: ::prost::alloc::vec::Vec<leaf_manifest::Range>,
+    /// fetched, not yet hashed up to a known root
+    #[prost(message, repeated, tag = "3")]
+    pub unverified: ::prost::alloc::vec::Vec<leaf_manifest::Range>,
+}
+/// Nested message and enum types in `LeafManifest`.
+pub mod leaf_manifest {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Range {
+        #[prost(uint64, tag = "1")]
+        pub start: u64,
+        #[prost(uint64, tag = "2")]
+        pub end: u64,
+    }
+    impl ::prost::Name for Range {
+        const NAME: &'static str = "Range";
+        const PACKAGE: &'static str = "mintmark.raft.v1";
+        fn full_name() -> ::prost::alloc::string::String {
+            "mintmark.raft.v1.LeafManifest.Range".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "type.googleapis.com/mintmark.raft.v1.LeafManifest.Range".into()
+        }
+    }
+}
+impl ::prost::Name for LeafManifest {
+    const NAME: &'static str = "LeafManifest";
+    const PACKAGE: &'static str = "mintmark.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "mintmark.raft.v1.LeafManifest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/mintmark.raft.v1.LeafManifest".into()
     }
 }
