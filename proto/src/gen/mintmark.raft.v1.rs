@@ -340,8 +340,12 @@ impl ::prost::Name for AttestNode {
 pub struct RecordResume {
     #[prost(string, tag = "1")]
     pub agent_id: ::prost::alloc::string::String,
+    /// the key that was proven
     #[prost(bytes = "vec", tag = "2")]
     pub key_spki_sha256: ::prost::alloc::vec::Vec<u8>,
+    /// the key of its next SVID; empty: the same
+    #[prost(bytes = "vec", tag = "3")]
+    pub new_key_spki_sha256: ::prost::alloc::vec::Vec<u8>,
 }
 impl ::prost::Name for RecordResume {
     const NAME: &'static str = "RecordResume";

@@ -103,6 +103,13 @@ pub struct AttestedNode {
     /// True for an agent that keeps our push stream, false for one that polls.
     #[prost(bool, tag = "14")]
     pub streams: bool,
+    /// Key of the SVID with `pending_serial`; the agent may prove this one or
+    /// `key_spki_sha256` until it is seen with either, because a reply can be lost.
+    #[prost(bytes = "vec", tag = "15")]
+    pub pending_key_spki_sha256: ::prost::alloc::vec::Vec<u8>,
+    /// What the last poll of a polling agent delivered; its next poll acknowledges it.
+    #[prost(uint64, tag = "16")]
+    pub delivered_bundle_sequence: u64,
 }
 impl ::prost::Name for AttestedNode {
     const NAME: &'static str = "AttestedNode";
@@ -420,6 +427,25 @@ impl ::prost::Name for LiveSerial {
         "type.googleapis.com/mintmark.state.v1.LiveSerial".into()
     }
 }
+/// A root that the tree had between two commands, for checkpoints that were
+/// signed while it grew on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TreeRoot {
+    #[prost(uint64, tag = "1")]
+    pub size: u64,
+    #[prost(bytes = "vec", tag = "2")]
+    pub root: ::prost::alloc::vec::Vec<u8>,
+}
+impl ::prost::Name for TreeRoot {
+    const NAME: &'static str = "TreeRoot";
+    const PACKAGE: &'static str = "mintmark.state.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "mintmark.state.v1.TreeRoot".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/mintmark.state.v1.TreeRoot".into()
+    }
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Snapshot {
     #[prost(uint32, tag = "1")]
@@ -468,10 +494,14 @@ pub struct Snapshot {
     pub idempotency: ::prost::alloc::vec::Vec<IdempotencyRecord>,
     #[prost(message, repeated, tag = "22")]
     pub live_serials: ::prost::alloc::vec::Vec<LiveSerial>,
+    /// Highest revision that a deleted entry had: a new one begins above it, so that
+    /// nothing made from an entry fits another that took its id.
     #[prost(uint64, tag = "23")]
     pub entry_counter: u64,
     #[prost(uint64, tag = "24")]
     pub next_node_id: u64,
+    #[prost(message, repeated, tag = "25")]
+    pub recent_roots: ::prost::alloc::vec::Vec<TreeRoot>,
 }
 impl ::prost::Name for Snapshot {
     const NAME: &'static str = "Snapshot";
