@@ -11,6 +11,7 @@
 //! The Rust code under `src/gen` is made from `proto/` by
 //! `cargo run -p mintmark-proto --example regenerate`.
 
+pub mod convert;
 pub mod descriptors;
 mod redacted;
 
