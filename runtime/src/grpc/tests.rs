@@ -1,0 +1,1 @@
+//! Services, deadlines and limits over an in-memory network.

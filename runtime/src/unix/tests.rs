@@ -1,0 +1,1 @@
+//! Binding and peers against the real kernel.
