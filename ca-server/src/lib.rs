@@ -1,1 +1,10 @@
-//! (see README)
+//! The replicated trust-domain state and the authority that signs from it, with every server API.
+//!
+//! Always: nothing is signed that is not in the replicated log; identity comes from the state, never
+//! from a request; the machine is reached through `mintmark_runtime::host::Host` only.
+//!
+//! Not here: arguments and environment of a process (`main`, the `mintmark` command).
+
+pub mod code;
+
+pub mod vault;
