@@ -17,6 +17,7 @@ pub mod entropy;
 pub mod entry;
 pub mod hybrid;
 pub mod jose;
+mod json;
 pub mod key_manager;
 pub mod rotation;
 pub mod secret;

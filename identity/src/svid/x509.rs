@@ -1,1 +1,3 @@
 //! X.509-SVIDs: building and verifying.
+
+pub mod anchor;
