@@ -9,18 +9,22 @@
 
 use std::time::Duration;
 
+use mintmark_identity::bundle::JwtAuthorityError;
+use mintmark_identity::bundle::document::DocumentError;
 use mintmark_identity::clock::Timestamp;
 use mintmark_identity::entry::EntryIdError;
 use mintmark_identity::selector::SelectorError;
 use mintmark_identity::spiffe_id::SpiffeIdError;
+use mintmark_identity::svid::x509::anchor::AnchorError;
 
 pub mod agent;
+pub mod bundle;
 pub mod entry;
 pub mod ids;
 pub mod svid;
 
 /// A field of a message holds what it must not hold.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[error("field {field} is not acceptable")]
 pub struct ConvertError {
     /// Path of the field in the message, such as `selectors[2].value`.
@@ -31,7 +35,7 @@ pub struct ConvertError {
 }
 
 /// The rule that a field breaks.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Reason {
     /// The field is not set and has no meaning when unset.
@@ -51,6 +55,9 @@ pub enum Reason {
         /// The longest allowed.
         limit: usize,
     },
+    /// A name that an earlier element has already.
+    #[error("it is taken by an earlier element")]
+    Duplicate,
     /// A SPIFFE ID or trust domain that breaks a rule of its own.
     #[error(transparent)]
     SpiffeId(#[from] SpiffeIdError),
@@ -60,6 +67,15 @@ pub enum Reason {
     /// An entry ID that breaks a rule of its own.
     #[error(transparent)]
     EntryId(#[from] EntryIdError),
+    /// A certificate that cannot be an anchor.
+    #[error(transparent)]
+    Anchor(#[from] AnchorError),
+    /// A key that cannot verify tokens.
+    #[error(transparent)]
+    JwtAuthority(#[from] JwtAuthorityError),
+    /// A bundle document that cannot be used at all.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
 }
 
 impl ConvertError {
@@ -77,10 +93,18 @@ impl ConvertError {
         self
     }
 
-    /// Field and rule in one line, for the message of a gRPC status.
+    /// Field, rule and what is behind it in one line, for the message of a gRPC
+    /// status.
     #[must_use]
     pub fn explain(&self) -> String {
-        format!("{}: {}", self.field, self.reason)
+        let mut line = format!("{}: {}", self.field, self.reason);
+        let mut cause = std::error::Error::source(&self.reason);
+        while let Some(deeper) = cause {
+            line.push_str(": ");
+            line.push_str(&deeper.to_string());
+            cause = deeper.source();
+        }
+        line
     }
 }
 
@@ -156,21 +180,17 @@ mod tests {
 
     #[test]
     fn times_are_bounded_on_both_sides() {
-        assert_eq!(
-            seconds("t", -1),
-            Err(ConvertError::new("t", Reason::Negative))
-        );
-        assert_eq!(
-            seconds("t", LAST_SECOND + 1),
-            Err(ConvertError::new("t", Reason::TooLate))
-        );
+        let early = seconds("t", -1).unwrap_err();
+        assert!(matches!(early.reason, Reason::Negative), "{early:?}");
+        let late = seconds("t", LAST_SECOND + 1).unwrap_err();
+        assert!(matches!(late.reason, Reason::TooLate), "{late:?}");
         for good in [0, 1, LAST_SECOND] {
             assert_eq!(seconds("t", good).unwrap().unix_secs(), good);
         }
-        assert_eq!(optional_seconds("t", 0), Ok(None));
+        assert_eq!(optional_seconds("t", 0).unwrap(), None);
         assert_eq!(
-            optional_seconds("t", 1),
-            Ok(Some(Timestamp::from_unix_secs(1)))
+            optional_seconds("t", 1).unwrap(),
+            Some(Timestamp::from_unix_secs(1))
         );
     }
 }
