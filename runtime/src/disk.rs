@@ -105,7 +105,7 @@ pub trait Disk: Send + Sync + fmt::Debug {
     async fn run_blocking(&self, work: Box<dyn FnOnce() + Send>);
 }
 
-impl dyn Disk {
+impl dyn Disk + '_ {
     /// Runs blocking work (see [`Disk::run_blocking`]) and returns its value.
     ///
     /// # Errors
@@ -173,5 +173,8 @@ impl StorageBackend for Box<dyn StoreBackend> {
     }
     fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
         (**self).unlock_range(start, end)
+    }
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        (**self).query_lock_range(start, end)
     }
 }

@@ -6,14 +6,20 @@
 //! replace it. Not here: any rule of the trust domain, any wire format.
 
 pub mod backoff;
+pub mod config;
 pub mod disk;
 pub mod drain;
 pub mod grpc;
 pub mod host;
+pub mod http;
+pub mod metrics;
 pub mod network;
 pub mod readiness;
 pub mod serve;
+pub mod signals;
 pub mod task;
+pub mod telemetry;
+pub mod testing;
 pub mod tls;
 pub mod unix;
 
