@@ -8,6 +8,7 @@
 //! Not here: writing JSON, and what the members mean.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 
 use serde::Deserialize;
@@ -170,10 +171,13 @@ impl<'de> Visitor<'de> for NodeVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Node, A::Error> {
         let mut object = Object::default();
         while let Some((name, node)) = entries.next_entry::<String, Node>()? {
-            if object.members.contains_key(&name) {
-                object.duplicate.get_or_insert(name);
-            } else {
-                object.members.insert(name, node);
+            match object.members.entry(name) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(node);
+                }
+                Entry::Occupied(first) => {
+                    object.duplicate.get_or_insert_with(|| first.key().clone());
+                }
             }
         }
         Ok(Node::Object(object))

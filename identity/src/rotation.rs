@@ -131,3 +131,174 @@ pub fn authority_due(
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_unix_secs(seconds)
+    }
+
+    /// An authority of 24 hours, issued at 0.
+    fn authority() -> Validity {
+        Validity::issued_at(Timestamp::UNIX_EPOCH, 24 * HOUR)
+    }
+
+    fn successor(acknowledged: bool) -> Option<Successor> {
+        let validity = Validity::issued_at(prepare_at(authority()), 24 * HOUR);
+        Some(Successor {
+            validity,
+            acknowledged,
+        })
+    }
+
+    #[test]
+    fn renewal_falls_due_at_40_to_48_percent_of_life() {
+        let hour = Validity::issued_at(at(1_000_000), HOUR);
+        assert_eq!(renewal_due(hour, 0), at(1_000_000 + 1_440));
+        let latest = renewal_due(hour, u64::MAX);
+        assert!(latest <= at(1_000_000 + 1_728) && latest > at(1_000_000 + 1_727));
+        let middle = renewal_due(hour, 1 << 63);
+        assert_eq!(middle, at(1_000_000 + 1_584));
+    }
+
+    #[test]
+    fn the_backdate_is_not_part_of_a_short_life() {
+        let short = Validity::issued_at(at(1_000), Duration::from_secs(30));
+        assert_eq!(renewal_due(short, 0), at(1_012));
+        assert!(renewal_due(short, u64::MAX) <= Timestamp::from_unix_millis(1_014_400));
+    }
+
+    #[test]
+    fn an_authority_of_a_day_is_rotated_in_the_last_half_of_it() {
+        assert_eq!(prepare_at(authority()), at(12 * 3_600));
+        assert_eq!(activation_allowed_at(authority()), at(18 * 3_600));
+        assert_eq!(activation_forced_at(authority()), at(20 * 3_600));
+    }
+
+    #[test]
+    fn rotation_goes_from_prepare_over_acknowledgement_to_activation() {
+        let due = |successor, seconds| authority_due(Some(authority()), successor, at(seconds));
+        let hours = |n: i64| n * 3_600;
+        assert_eq!(
+            due(None, 0),
+            AuthorityDue::Nothing {
+                until: at(hours(12))
+            }
+        );
+        assert_eq!(
+            due(None, hours(12) - 1),
+            AuthorityDue::Nothing {
+                until: at(hours(12))
+            }
+        );
+        assert_eq!(due(None, hours(12)), AuthorityDue::Prepare);
+        let waits = AuthorityDue::Nothing {
+            until: at(hours(20)),
+        };
+        assert_eq!(due(successor(false), hours(19)), waits);
+        let known = AuthorityDue::Nothing {
+            until: at(hours(18)),
+        };
+        assert_eq!(due(successor(true), hours(18) - 1), known);
+        assert_eq!(
+            due(successor(true), hours(18)),
+            AuthorityDue::Activate { forced: false }
+        );
+        assert_eq!(
+            due(successor(false), hours(20)),
+            AuthorityDue::Activate { forced: true }
+        );
+        assert_eq!(
+            due(successor(true), hours(22)),
+            AuthorityDue::Activate { forced: false }
+        );
+    }
+
+    #[test]
+    fn when_every_authority_is_over_a_cold_start_is_due() {
+        let dead = at(48 * 3_600);
+        assert_eq!(authority_due(None, None, dead), AuthorityDue::ColdStart);
+        assert_eq!(
+            authority_due(Some(authority()), None, dead),
+            AuthorityDue::ColdStart
+        );
+        assert_eq!(
+            authority_due(Some(authority()), successor(true), dead),
+            AuthorityDue::ColdStart
+        );
+    }
+
+    #[test]
+    fn a_successor_steps_in_when_the_active_one_is_over() {
+        let over = at(25 * 3_600);
+        let due = |acknowledged| authority_due(Some(authority()), successor(acknowledged), over);
+        assert_eq!(due(true), AuthorityDue::Activate { forced: false });
+        assert_eq!(due(false), AuthorityDue::Activate { forced: true });
+        let first = authority_due(None, successor(true), at(13 * 3_600));
+        assert_eq!(first, AuthorityDue::Activate { forced: false });
+    }
+
+    #[test]
+    fn a_successor_that_ran_out_is_prepared_anew() {
+        let stale = Successor {
+            validity: Validity::issued_at(Timestamp::UNIX_EPOCH, HOUR),
+            acknowledged: true,
+        };
+        let due = authority_due(Some(authority()), Some(stale), at(13 * 3_600));
+        assert_eq!(due, AuthorityDue::Prepare);
+    }
+
+    proptest! {
+        #[test]
+        fn renewal_leaves_more_than_half_of_the_life(
+            issued in -1_000_000_i64..10_000_000_000,
+            ttl in 1_u64..4_000_000_000,
+            draw in any::<u64>(),
+        ) {
+            let validity = Validity::issued_at(at(issued), Duration::from_secs(ttl));
+            let due = renewal_due(validity, draw);
+            let life = Duration::from_secs(ttl);
+            prop_assert!(due.since(at(issued)) >= life * 39 / 100);
+            prop_assert!(due.since(at(issued)) <= life * 48 / 100);
+            prop_assert!(validity.remaining(due) * 2 > life);
+        }
+
+        #[test]
+        fn renewal_arithmetic_has_no_edge(
+            issued in any::<i64>(), expires in any::<i64>(), draw in any::<u64>(),
+        ) {
+            let (issued, expires) =
+                (Timestamp::from_unix_millis(issued), Timestamp::from_unix_millis(expires));
+            let due = renewal_due_between(issued, expires, draw);
+            prop_assert!(due >= issued && due <= expires.max(issued));
+        }
+
+        #[test]
+        fn a_leaf_of_a_sixth_always_fits_while_its_authority_signs(
+            ca in 6_u64..1_000_000,
+            issued in 0_i64..2_000_000_000,
+            after in 0_u64..1_000_000,
+        ) {
+            let active = Validity::issued_at(at(issued), Duration::from_secs(ca));
+            let now = at(issued).saturating_add(Duration::from_secs(after));
+            prop_assume!(now <= activation_forced_at(active));
+            let leaf = crate::validity::leaf_limit(Duration::from_secs(ca));
+            prop_assert!(Validity::issued_at(now, leaf).not_after <= active.not_after);
+        }
+
+        #[test]
+        fn the_instants_of_a_rotation_are_in_order(ca in 6_u64..1_000_000) {
+            let active = Validity::issued_at(at(0), Duration::from_secs(ca));
+            prop_assert!(at(0) < prepare_at(active));
+            prop_assert!(prepare_at(active) < activation_allowed_at(active));
+            prop_assert!(activation_allowed_at(active) < activation_forced_at(active));
+            prop_assert!(activation_forced_at(active) < active.not_after);
+        }
+    }
+}

@@ -22,6 +22,9 @@ use crate::trust_domain::TrustDomain;
 
 /// The largest document that is read: some thousand authorities.
 pub const DOCUMENT_MAX: usize = 4 << 20;
+/// The most keys that one document may hold; far beyond any trust domain, and few enough to check
+/// each of them.
+pub const KEYS_MAX: usize = 4_096;
 /// The longest refresh hint that is believed; a longer one is shortened to this.
 pub const REFRESH_HINT_MAX: Duration = Duration::from_secs(365 * 86_400);
 const X509_USE: &str = "x509-svid";
@@ -50,6 +53,12 @@ pub enum DocumentError {
     /// `keys` is missing or not an array.
     #[error("member \"keys\" is missing or not an array")]
     Keys,
+    /// There are more than 4096 keys.
+    #[error("document has {count} keys; at most 4096 are read")]
+    TooManyKeys {
+        /// How many there are.
+        count: usize,
+    },
     /// `spiffe_sequence` is not an unsigned 64-bit integer.
     #[error("member \"spiffe_sequence\" is not an unsigned 64-bit integer")]
     Sequence,
@@ -218,6 +227,9 @@ fn read_keys(
     let Some(Node::Array(keys)) = object.get("keys") else {
         return Err(DocumentError::Keys);
     };
+    if keys.len() > KEYS_MAX {
+        return Err(DocumentError::TooManyKeys { count: keys.len() });
+    }
     let mut skipped = Vec::new();
     for (index, key) in keys.iter().enumerate() {
         if let Err(reason) = read_key(bundle, key, holds) {
