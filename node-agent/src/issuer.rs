@@ -4,7 +4,7 @@
 //! again can help. Not here: the RPC (`server_client`), when to ask (`rotation`, `tokens`).
 
 use async_trait::async_trait;
-use mintmark_identity::{clock::Timestamp, entry::EntryId};
+use mintmark_identity::{clock::Timestamp, entry::EntryId, svid::jwt::Audience};
 use tonic::Code;
 
 use crate::cache::entries::Held;
@@ -68,6 +68,15 @@ impl IssueError {
         }
     }
 
+    /// A server answered what it may not.
+    #[must_use]
+    pub fn misbehaved(what: &str) -> Self {
+        Self {
+            code: Code::DataLoss,
+            message: format!("{what} ({})", crate::code::SERVER_MISBEHAVED),
+        }
+    }
+
     /// Whether the server may answer otherwise soon, without anything being changed.
     #[must_use]
     pub const fn is_passing(&self) -> bool {
@@ -104,5 +113,5 @@ pub trait Issuer: Send + Sync + std::fmt::Debug {
     ) -> Result<Vec<Result<IssuedChain, IssueError>>, IssueError>;
 
     /// Asks for a JWT-SVID; it is verified before it is returned.
-    async fn issue_jwt(&self, held: &Held, audience: &[String]) -> Result<IssuedToken, IssueError>;
+    async fn issue_jwt(&self, held: &Held, audience: &Audience) -> Result<IssuedToken, IssueError>;
 }

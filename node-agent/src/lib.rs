@@ -7,8 +7,14 @@
 
 pub mod cache;
 pub mod code;
+pub mod csr;
 pub mod issuer;
+pub mod metrics;
+pub mod pem;
+pub mod sds;
 pub mod status;
+pub mod surface;
 #[cfg(test)]
 mod testing;
 pub mod workload;
+pub mod workload_api;

@@ -36,6 +36,8 @@ pub struct Attempt {
     pub next: Timestamp,
     /// What the last failure was, for `explain`.
     pub problem: String,
+    /// Whether it may pass by itself, as an absent server does.
+    pub passing: bool,
     /// The arrival of the entry it was about.
     pub arrival: u64,
 }

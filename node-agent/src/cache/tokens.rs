@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use mintmark_identity::{clock::Timestamp, entry::EntryId};
+use mintmark_identity::{clock::Timestamp, entry::EntryId, svid::jwt::Audience};
 
 use super::{entries::Held, state::State};
 use crate::issuer::{IssueError, IssuedToken, Issuer};
@@ -22,9 +22,7 @@ const REFRESH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a caller waits for a server when there is no token.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// Audiences in the order they were asked for, each once: the token carries them so (WLA-27).
-pub type Audience = Vec<String>;
-
+// Audiences keep the order they were asked for: the token carries them so (WLA-27).
 type Key = (EntryId, Audience);
 
 /// A token in the cache.
