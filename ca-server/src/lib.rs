@@ -6,5 +6,6 @@
 //! Not here: arguments and environment of a process (`main`, the `mintmark` command).
 
 pub mod code;
+pub mod state;
 
 pub mod vault;
