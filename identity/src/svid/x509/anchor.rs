@@ -1,35 +1,64 @@
 //! Which certificates may stand in a trust bundle.
 //!
 //! Responsible for: the checks that a path builder leaves out, because to it an anchor is only a
-//! name and a key: that it is a signing certificate at all.
-//! Always holds: a leaf never becomes an anchor, so a bundle cannot make an SVID trust itself.
-//! Not here: validity in time, which is looked at when a chain is verified.
+//! name and a key: that it is a signing certificate at all, and that an alternative key in it
+//! can be used.
+//! Always holds: a leaf never becomes an anchor, so a bundle cannot make an SVID trust itself;
+//! an anchor with an alternative key that we cannot use does not count as one without.
+//! Not here: validity in time and path length, which are looked at when a chain is verified.
 
-use der::{Decode as _, Encode as _};
-use x509_cert::Certificate;
-use x509_cert::ext::pkix::{BasicConstraints, KeyUsage};
-
+use super::certificate::{Certificate, Content};
+use super::structure::CertificateError;
+use crate::hybrid::HybridError;
+use crate::hybrid::verify::alternative_spki;
 use crate::jose::jwk::{Jwk, JwkError};
+
+/// Why a certificate may not sign certificates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SigningCertificateError {
+    /// basicConstraints is absent or does not say cA (X509-SVID section 4.1).
+    #[error("cA is not set")]
+    NotAnAuthority,
+    /// keyUsage is present without keyCertSign (X509-SVID section 4.3).
+    #[error("keyCertSign is not set")]
+    NoKeyCertSign,
+}
 
 /// Why a certificate cannot be an anchor.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AnchorError {
-    /// The bytes are not exactly one DER certificate.
+    /// Certificates that follow each other cannot be told apart.
     #[error("not a DER certificate")]
     Malformed(#[source] der::Error),
-    /// basicConstraints or keyUsage is malformed or occurs twice.
-    #[error("basicConstraints or keyUsage is malformed")]
-    Extension(#[source] der::Error),
-    /// The certificate is not a certificate authority's (X509-SVID section 4.1).
-    #[error("certificate is not a signing certificate: cA is not set")]
-    NotAnAuthority,
-    /// keyUsage is present without keyCertSign (X509-SVID section 4.3).
-    #[error("certificate is not a signing certificate: keyCertSign is not set")]
-    NoKeyCertSign,
+    /// The bytes are not exactly one certificate that can be read.
+    #[error("certificate cannot be read")]
+    Certificate(#[from] CertificateError),
+    /// The certificate is not a certificate authority's.
+    #[error("certificate is not a signing certificate")]
+    NotSigning(#[from] SigningCertificateError),
     /// The public key is of a kind that neither JWK nor the verifier knows.
     #[error("public key cannot be used")]
     PublicKey(#[source] JwkError),
+    /// The alternative key is malformed or of a kind that the verifier does not know.
+    #[error("alternative public key cannot be used")]
+    Alternative(#[from] HybridError),
+}
+
+/// Checks that a certificate says of itself that it signs certificates. Absent keyUsage is
+/// accepted: old roots that SPIFFE knows nothing of have none (RFC 5280 section 6.1.4 (n)).
+///
+/// # Errors
+/// The rule that the certificate breaks.
+pub fn check_signing_certificate(content: &Content<'_>) -> Result<(), SigningCertificateError> {
+    if !content.is_ca() {
+        return Err(SigningCertificateError::NotAnAuthority);
+    }
+    if !content.key_usage.is_none_or(|usage| usage.key_cert_sign()) {
+        return Err(SigningCertificateError::NoKeyCertSign);
+    }
+    Ok(())
 }
 
 /// Checks that `certificate` may be an anchor, and returns its public key.
@@ -37,23 +66,8 @@ pub enum AnchorError {
 /// # Errors
 /// The rule that the certificate breaks.
 pub fn check_anchor(certificate: &[u8]) -> Result<Jwk, AnchorError> {
-    let certificate = Certificate::from_der(certificate).map_err(AnchorError::Malformed)?;
-    let certificate = certificate.tbs_certificate();
-    let constraints = certificate
-        .get_extension::<BasicConstraints>()
-        .map_err(AnchorError::Extension)?;
-    if !constraints.is_some_and(|(_, constraints)| constraints.ca) {
-        return Err(AnchorError::NotAnAuthority);
-    }
-    let usage = certificate
-        .get_extension::<KeyUsage>()
-        .map_err(AnchorError::Extension)?;
-    if !usage.is_none_or(|(_, usage)| usage.key_cert_sign()) {
-        return Err(AnchorError::NoKeyCertSign);
-    }
-    let spki = certificate
-        .subject_public_key_info()
-        .to_der()
-        .map_err(AnchorError::Malformed)?;
-    Jwk::from_spki(&spki).map_err(AnchorError::PublicKey)
+    let certificate = Certificate::parse(certificate)?;
+    check_signing_certificate(&certificate.content)?;
+    alternative_spki(&certificate.parts.tbs)?;
+    Jwk::from_spki(certificate.parts.tbs.spki).map_err(AnchorError::PublicKey)
 }
