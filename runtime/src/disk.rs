@@ -13,7 +13,7 @@ use std::path::Path;
 use async_trait::async_trait;
 use redb::{BackendError, StorageBackend};
 
-mod os;
+pub(crate) mod os;
 
 pub use self::os::OsDisk;
 
