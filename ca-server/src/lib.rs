@@ -6,6 +6,7 @@
 //! Not here: arguments and environment of a process (`main`, the `mintmark` command).
 
 pub mod code;
+pub mod config;
+pub mod policy;
 pub mod state;
-
 pub mod vault;
