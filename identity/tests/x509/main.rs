@@ -8,8 +8,12 @@
     reason = "tests"
 )]
 
+mod csr;
 mod handshake;
 mod hybrid;
 mod issuer;
+mod load;
+mod peer;
 mod pki;
+mod tls;
 mod verifier;
