@@ -8,6 +8,7 @@
 pub mod code;
 pub mod config;
 pub mod policy;
+pub mod raft;
 pub mod state;
 pub mod store;
 pub mod vault;
