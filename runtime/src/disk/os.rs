@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,6 +59,27 @@ impl Disk for OsDisk {
         file.write_all(content)?;
         file.sync_data()?;
         if is_new { sync_parent(path) } else { Ok(()) }
+    }
+
+    fn length(&self, path: &Path) -> io::Result<u64> {
+        Ok(open(path)?.metadata()?.len())
+    }
+
+    fn read_from(&self, path: &Path, offset: u64, length_max: u64) -> io::Result<Vec<u8>> {
+        let mut file = open(path)?;
+        file.seek(SeekFrom::Start(offset))?;
+        let mut content = Vec::new();
+        file.take(length_max).read_to_end(&mut content)?;
+        Ok(content)
+    }
+
+    fn truncate(&self, path: &Path, length: u64) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(path)?;
+        if file.metadata()?.len() > length {
+            file.set_len(length)?;
+            file.sync_all()?;
+        }
+        Ok(())
     }
 
     fn create_dir_all(&self, path: &Path, mode: u32) -> io::Result<()> {
