@@ -8,7 +8,6 @@
 //! key exchange.
 //! Not here: sockets and handshakes (`mintmark-runtime`).
 
-pub mod bootstrap;
 mod identity;
 mod verifier;
 

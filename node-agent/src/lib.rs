@@ -5,16 +5,34 @@
 //! that match it allow, and keeps getting it while servers are away. Not here: who is entitled
 //! to what, which the trust domain's servers decide.
 
+mod admin;
+mod agent_svid;
+mod app;
+mod attestation;
 pub mod cache;
 pub mod code;
-pub mod csr;
+pub mod config;
+mod csr;
 pub mod issuer;
+mod listeners;
 pub mod metrics;
-pub mod pem;
+mod peer_tls;
+mod pem;
+mod pinning;
+mod rotation;
 pub mod sds;
+mod server_client;
+mod statement;
 pub mod status;
 pub mod surface;
+mod sync;
 #[cfg(test)]
 mod testing;
+mod trust;
+mod verify;
 pub mod workload;
 pub mod workload_api;
+
+pub use agent_svid::AgentError;
+pub use app::{Agent, RunError, RunningAgent, StartError, run, run_reloading};
+pub use config::Config;

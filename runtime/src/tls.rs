@@ -141,8 +141,3 @@ async fn within<T>(
 fn own(certificates: Option<&[CertificateDer<'static>]>) -> Vec<CertificateDer<'static>> {
     certificates.unwrap_or_default().to_vec()
 }
-
-#[cfg(test)]
-pub(crate) mod pki;
-#[cfg(test)]
-mod tests;

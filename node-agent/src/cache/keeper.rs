@@ -16,6 +16,7 @@ use std::{
 use mintmark_identity::{
     clock::Timestamp,
     entropy::{draw_bytes, draw_u64},
+    tls::SvidSource,
 };
 use mintmark_runtime::{Host, backoff::Backoff, disk};
 use prost::Message;
@@ -29,12 +30,31 @@ use super::{
     record::Frame,
     state::{Position, State},
 };
-use crate::code;
+use crate::{code, peer_tls::OwnSvid};
 
 /// Below this size the file is never rewritten: it is read in an instant.
 const COMPACT_MIN: usize = 1 << 20;
 /// A file that has grown to this many times its content is rewritten.
 const COMPACT_FACTOR: usize = 4;
+
+/// Up to where the disk agrees with the cache, and the bundle that is served there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Kept {
+    /// The position.
+    pub position: Position,
+    /// Sequence of the own bundle.
+    pub bundle_sequence: u64,
+}
+
+impl Kept {
+    fn of(state: &State) -> Option<Self> {
+        let bundle_sequence = state.bundle_sequence;
+        state.position.map(|position| Self {
+            position,
+            bundle_sequence,
+        })
+    }
+}
 
 /// Where the sealed cache is, and the key that opens it.
 pub struct Place {
@@ -42,8 +62,6 @@ pub struct Place {
     pub file: PathBuf,
     /// The cache key.
     pub key: Zeroizing<[u8; KEY_LEN]>,
-    /// Whose cache it is: trust domain and agent.
-    pub context: Vec<u8>,
 }
 
 impl std::fmt::Debug for Place {
@@ -97,8 +115,10 @@ struct Written {
 pub struct Keeper {
     host: Host,
     place: Option<Place>,
+    /// Whose cache it is; what is sealed for one agent does not open for another.
+    agent: Option<String>,
     written: Option<Written>,
-    kept: watch::Sender<Option<Position>>,
+    kept: watch::Sender<Option<Kept>>,
     empty: State,
 }
 
@@ -110,17 +130,27 @@ impl Keeper {
         Self {
             host,
             place: None,
+            agent: None,
             written: None,
             kept: watch::Sender::new(None),
             empty,
         }
     }
 
-    /// Opens the file and returns what it held: the empty state when there is no file or it is
-    /// damaged.
+    /// Opens the file and returns what it held: the empty state when there is no file, it is
+    /// damaged, or it was sealed for another agent than this.
     #[must_use]
-    pub fn open(host: Host, place: Place, empty: State, now: Timestamp) -> (Self, State) {
-        let read = read(&host, &place, &empty, now);
+    pub fn open(
+        host: Host,
+        place: Place,
+        agent: Option<String>,
+        empty: State,
+        now: Timestamp,
+    ) -> (Self, State) {
+        let read = match &agent {
+            Some(agent) => read(&host, &place, &context(&empty, agent), &empty, now),
+            None => Ok(None),
+        };
         let (written, state) = match read {
             Ok(Some(written)) => {
                 let state = written.state.clone();
@@ -137,11 +167,12 @@ impl Keeper {
                 (None, empty.clone())
             }
         };
-        let kept = watch::Sender::new(state.position);
+        let kept = watch::Sender::new(Kept::of(&state));
         (
             Self {
                 host,
                 place: Some(place),
+                agent,
                 written,
                 kept,
                 empty,
@@ -152,16 +183,18 @@ impl Keeper {
 
     /// Follows the position up to which the disk agrees with the cache.
     #[must_use]
-    pub fn kept(&self) -> watch::Receiver<Option<Position>> {
+    pub fn kept(&self) -> watch::Receiver<Option<Kept>> {
         self.kept.subscribe()
     }
 
-    /// Follows the cache until the token is cancelled, and writes what is left then.
-    pub async fn run(mut self, cache: Cache, stop: CancellationToken) {
+    /// Follows the cache until the token is cancelled, and writes what is left then. `own` tells
+    /// which agent this is, once it is attested.
+    pub async fn run(mut self, cache: Cache, own: OwnSvid, stop: CancellationToken) {
         let mut changes = cache.watch();
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         loop {
             let state = Arc::clone(&changes.borrow_and_update());
+            self.learn_agent(&own);
             let retry = match self.keep(&state).await {
                 Ok(()) => {
                     backoff.reset();
@@ -192,17 +225,28 @@ impl Keeper {
         }
     }
 
+    fn learn_agent(&mut self, own: &OwnSvid) {
+        if let Some(svid) = own.svid() {
+            let agent = svid.spiffe_id().to_string();
+            if self.agent.as_ref() != Some(&agent) {
+                // The file, if there is one, is another agent's: it is written anew.
+                self.written = None;
+                self.agent = Some(agent);
+            }
+        }
+    }
+
     /// Brings the file up to this state. When that is not possible the file is removed instead:
     /// no SVIDs after a restart are better than those that were taken back.
     async fn keep(&mut self, state: &State) -> io::Result<()> {
         let Some(place) = &self.place else {
-            self.kept.send_replace(state.position);
+            self.kept.send_replace(Kept::of(state));
             return Ok(());
         };
         if state.denied.is_some() {
             self.written = None;
             remove_checked(&self.host, &place.file)?;
-            self.kept.send_replace(state.position);
+            self.kept.send_replace(Kept::of(state));
             return Ok(());
         }
         let appended = match &mut self.written {
@@ -224,16 +268,17 @@ impl Keeper {
             }
             tracing::warn!(code = %code::DISK, %error, "the cache is in memory only for now");
         }
-        self.kept.send_replace(state.position);
+        self.kept.send_replace(Kept::of(state));
         Ok(())
     }
 
     async fn rewrite(&mut self, state: &State) -> io::Result<()> {
-        let Some(place) = &self.place else {
+        let (Some(place), Some(agent)) = (&self.place, &self.agent) else {
             return Ok(());
         };
         let salt = draw_bytes::<KEY_LEN>(self.host.entropy.as_ref());
-        let mut sealer = Sealer::new(&place.key, salt, &place.context).map_err(io::Error::other)?;
+        let context = context(&self.empty, agent);
+        let mut sealer = Sealer::new(&place.key, salt, &context).map_err(io::Error::other)?;
         let mut file = sealer.header();
         if let Some(frame) = Frame::between(&self.empty, state) {
             let plain = Zeroizing::new(frame.encode_to_vec());
@@ -298,11 +343,17 @@ fn content_size(state: &State) -> usize {
         )
 }
 
+/// What seals a file to one agent.
+fn context(empty: &State, agent: &str) -> Vec<u8> {
+    format!("{}\0{agent}", empty.trust_domain).into_bytes()
+}
+
 type ReadError = Box<dyn std::error::Error + Send + Sync>;
 
 fn read(
     host: &Host,
     place: &Place,
+    context: &[u8],
     empty: &State,
     now: Timestamp,
 ) -> Result<Option<Written>, ReadError> {
@@ -311,7 +362,7 @@ fn read(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let opened = frames::open(&file, &place.key, &place.context)?;
+    let opened = frames::open(&file, &place.key, context)?;
     let mut state = empty.clone();
     for frame in &opened.frames {
         Frame::replay(frame, &mut state, now)?;

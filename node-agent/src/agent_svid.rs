@@ -1,0 +1,421 @@
+//! The agent's own SVID: attested once, renewed at half life, resumed after an outage.
+//!
+//! Responsible for: deciding which of these is due, doing it with whichever server answers, and
+//! publishing the result to TLS. Always holds: the key of every request is on disk before the
+//! request; an SVID that expired is not shown any more; when the trust domain denies this agent,
+//! its identity is gone from memory and disk. Not here: the files (`store`), evidence
+//! (`attestation`), resuming (`resume`).
+
+use std::{sync::Arc, time::Duration};
+
+use mintmark_identity::{
+    clock::Timestamp, entropy::draw_u64, rotation::renewal_due, secret::SecretBytes,
+    spiffe_id::SpiffeId, svid::x509::X509Svid, tls::BundleSource, trust_domain::TrustDomain,
+};
+use mintmark_proto::mintmark::agent::v1::IssueX509Request;
+use mintmark_runtime::{Host, backoff::Backoff, tls::ClientConfigSource};
+use rustls_pki_types::CertificateDer;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+
+use self::store::{Denied, Own, Store, StoreError};
+use crate::{
+    attestation::NodeAttestor,
+    cache::{Cache, state::Denial},
+    code,
+    csr::NewKey,
+    issuer::IssueError,
+    metrics::Metrics,
+    peer_tls::OwnSvid,
+    pinning::Pinning,
+    server_client::{Servers, item_result},
+    status::code_of,
+    sync::denial_of,
+    trust::Trust,
+    verify,
+};
+
+mod resume;
+pub mod store;
+
+/// Why an agent cannot go on without a person.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The trust domain has banned it.
+    #[error(
+        "{}: the trust domain has banned the agent {agent_id}",
+        code::AGENT_BANNED
+    )]
+    Banned {
+        /// Which agent.
+        agent_id: String,
+    },
+    /// The trust domain has evicted it, and a join token works once.
+    #[error(
+        "{}: the trust domain has evicted the agent {agent_id}; attesting anew needs another join token",
+        code::AGENT_EVICTED
+    )]
+    Evicted {
+        /// Which agent.
+        agent_id: String,
+    },
+    /// Its SVID expired and no server accepts its key.
+    #[error(
+        "{}: the agent's SVID expired and no server resumes it: {reason}",
+        code::AGENT_NOT_RESUMED
+    )]
+    NotResumed {
+        /// What the server said.
+        reason: String,
+    },
+    /// The server refused its evidence.
+    #[error(
+        "{}: the server refused the attestation: {reason}",
+        code::JOIN_TOKEN_REFUSED
+    )]
+    Refused {
+        /// What the server said.
+        reason: String,
+    },
+    /// It has no identity and no evidence.
+    #[error(
+        "{}: the agent has no identity and nothing to attest with",
+        code::NOTHING_TO_ATTEST_WITH
+    )]
+    NothingToAttestWith,
+    /// Its own files fail it.
+    #[error("{}: the agent's identity cannot be kept", code::DISK)]
+    Store(#[from] StoreError),
+}
+
+/// What keeps the agent's SVID.
+#[derive(Debug)]
+pub struct AgentSvid {
+    /// The machine.
+    pub host: Host,
+    /// Its trust domain.
+    pub trust_domain: TrustDomain,
+    /// Its files.
+    pub store: Store,
+    /// How it attests, if it has evidence.
+    pub attestor: Option<Box<dyn NodeAttestor>>,
+    /// What TLS shows.
+    pub own: OwnSvid,
+    /// The servers.
+    pub servers: Servers,
+    /// Whom it believes.
+    pub trust: Trust,
+    /// How it gets a bundle when it has none that is valid.
+    pub pinning: Pinning,
+    /// TLS towards servers, for resuming.
+    pub tls: Tls,
+    /// What workloads are served from.
+    pub cache: Cache,
+    /// Rises with each new SVID; 0 while there is none that holds.
+    pub identity: watch::Sender<u64>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// A TLS configuration, which has no `Debug` of its own.
+#[derive(Clone)]
+pub struct Tls(pub ClientConfigSource);
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tls")
+    }
+}
+
+/// What to do for the agent's identity.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    Attest,
+    Renew,
+    Resume,
+    Wait(Timestamp),
+}
+
+fn next_step(own: Option<&Own>, now: Timestamp) -> Step {
+    match own {
+        None => Step::Attest,
+        Some(own) if own.svid.validity().not_after < now => Step::Resume,
+        Some(own) if own.renew_at <= now => Step::Renew,
+        Some(own) => Step::Wait(own.renew_at),
+    }
+}
+
+/// How an attempt failed.
+enum Failure {
+    /// Trying again may help.
+    Passing(String),
+    /// A person must act.
+    Final(AgentError),
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Passing(error.to_string())
+    }
+}
+
+impl AgentSvid {
+    /// Runs until the token is cancelled; ends early with what a person must know.
+    ///
+    /// # Errors
+    /// See [`AgentError`].
+    pub async fn run(
+        mut self,
+        mut own: Option<Own>,
+        stop: CancellationToken,
+    ) -> Result<(), AgentError> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
+        let mut states = self.cache.watch();
+        loop {
+            let now = self.host.clock.now();
+            self.show(own.as_ref(), now);
+            let denied = states.borrow_and_update().denied;
+            if let Some(denial) = denied {
+                return Err(self.denied(denial, own.as_ref()));
+            }
+            let step = next_step(own.as_ref(), now);
+            let wait = match step {
+                Step::Wait(at) => at.since(now),
+                step => match self.perform(step, own.as_ref(), &stop).await {
+                    Some(Ok(fresh)) => {
+                        backoff.reset();
+                        self.adopt(&fresh);
+                        own = Some(fresh);
+                        continue;
+                    }
+                    Some(Err(Failure::Final(error))) => return Err(error),
+                    Some(Err(Failure::Passing(reason))) => {
+                        tracing::warn!(?step, reason, "the agent's SVID: trying again");
+                        backoff.next_delay(draw_u64(self.host.entropy.as_ref()))
+                    }
+                    None => return Ok(()),
+                },
+            };
+            let wait = self.bounded(wait, own.as_ref(), now);
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                changed = states.wait_for(|state| state.denied.is_some()) => {
+                    if changed.is_err() { return Ok(()) }
+                }
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    /// Looks again when the present SVID expires, and now and then in case the clock is set.
+    fn bounded(&self, wait: Duration, own: Option<&Own>, now: Timestamp) -> Duration {
+        let end = own
+            .map(|own| own.svid.validity().not_after)
+            .filter(|end| *end >= now);
+        let end = end.map_or(Duration::MAX, |end| {
+            end.since(now).saturating_add(Duration::from_millis(1))
+        });
+        wait.min(end).min(Duration::from_secs(60))
+    }
+
+    /// Shows the SVID to TLS while it holds.
+    fn show(&self, own: Option<&Own>, now: Timestamp) {
+        let holds = own.filter(|own| own.svid.validity().not_after >= now);
+        if holds.is_none() {
+            self.own.set(None);
+            self.identity
+                .send_if_modified(|identity| std::mem::replace(identity, 0) != 0);
+        }
+        let end = holds.map_or(0, |own| own.svid.validity().not_after.unix_secs());
+        self.metrics.agent_svid_expiry.set(end);
+    }
+
+    /// Uses a new SVID from now on.
+    fn adopt(&self, own: &Own) {
+        let validity = own.svid.validity();
+        tracing::info!(
+            agent_id = %own.svid.spiffe_id(), serial = own.svid.serial(),
+            not_after = %validity.not_after, "the agent has a new SVID"
+        );
+        self.own.set(Some(Arc::clone(&own.svid)));
+        self.servers.reconnect();
+        self.identity
+            .send_modify(|identity| *identity = identity.saturating_add(1));
+    }
+
+    /// Does one step. `None` when the agent stops.
+    async fn perform(
+        &mut self,
+        step: Step,
+        own: Option<&Own>,
+        stop: &CancellationToken,
+    ) -> Option<Result<Own, Failure>> {
+        let doing = async {
+            self.ensure_trust().await?;
+            match (step, own) {
+                (Step::Renew, Some(own)) => self.renew(own).await,
+                (Step::Resume, Some(own)) => self.resume(own).await,
+                _ => self.attest().await,
+            }
+        };
+        tokio::select! {
+            done = doing => Some(done),
+            () = stop.cancelled() => None,
+        }
+    }
+
+    async fn ensure_trust(&self) -> Result<(), Failure> {
+        if self.trust.is_usable(self.host.clock.now()) {
+            return Ok(());
+        }
+        match self.pinning.ask(&self.servers, &self.trust).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(Failure::Passing(error.to_string())),
+        }
+    }
+
+    async fn attest(&self) -> Result<Own, Failure> {
+        let Some(attestor) = &self.attestor else {
+            return Err(Failure::Final(self.nothing_to_attest_with()));
+        };
+        let evidence = attestor.fingerprint();
+        if let Some(denied) = self
+            .store
+            .denied()?
+            .filter(|denied| denied.evidence == evidence)
+        {
+            return Err(Failure::Final(denied_error(
+                denied.denial(),
+                denied.agent_id,
+            )));
+        }
+        let key = self.store.next_key(None)?;
+        let chain = self
+            .servers
+            .call(|address| attestor.attest(self.servers.channel(&address), key.csr.clone()));
+        match chain.await {
+            Ok(chain) => self.take(chain, key, evidence),
+            Err(status) if is_final(&status) => {
+                let reason = explain(&status);
+                Err(Failure::Final(AgentError::Refused { reason }))
+            }
+            Err(status) => Err(Failure::Passing(explain(&status))),
+        }
+    }
+
+    fn nothing_to_attest_with(&self) -> AgentError {
+        match self.store.denied() {
+            Ok(Some(denied)) => denied_error(denied.denial(), denied.agent_id),
+            _ => AgentError::NothingToAttestWith,
+        }
+    }
+
+    async fn renew(&self, own: &Own) -> Result<Own, Failure> {
+        let key = self.store.next_key(Some(own.svid.spiffe_id()))?;
+        let request = IssueX509Request {
+            items: Vec::new(),
+            agent_csr: key.csr.clone(),
+        };
+        let response = self.servers.call(|address| {
+            let (mut client, request) = (self.servers.agent_client(&address), request.clone());
+            async move { client.issue_x509(request).await }
+        });
+        let issued = match response.await {
+            Ok(response) => response
+                .into_inner()
+                .agent
+                .ok_or_else(|| IssueError::misbehaved("the answer has no agent SVID"))
+                .and_then(item_result),
+            Err(status) => match denial_of(&status) {
+                Some(denial) => {
+                    self.cache.change(|state| state.deny(denial));
+                    return Err(Failure::Passing(explain(&status)));
+                }
+                None => return Err(Failure::Passing(explain(&status))),
+            },
+        };
+        let issued = issued.map_err(|error| Failure::Passing(error.to_string()))?;
+        let fresh = self.take(issued.chain, key, own.evidence.clone())?;
+        same_agent(own, fresh)
+    }
+
+    /// Verifies and keeps a chain for the next key.
+    fn take(&self, chain: Vec<Vec<u8>>, key: NewKey, evidence: String) -> Result<Own, Failure> {
+        let now = self.host.clock.now();
+        let accepted = verify::accept_any(chain, &key, &self.trust.bundles(), now)
+            .map_err(|error| Failure::Passing(error.to_string()))?;
+        let id = &accepted.spiffe_id;
+        if !id.is_agent() || !id.is_member_of(&self.trust_domain) {
+            let reason = format!("the server issued {id}, which is no agent's identity");
+            return Err(Failure::Passing(reason));
+        }
+        let certificates: Vec<CertificateDer<'static>> = accepted
+            .chain
+            .iter()
+            .map(|der| CertificateDer::from(der.clone()))
+            .collect();
+        let svid = X509Svid::new(certificates, SecretBytes::from(key.pkcs8))
+            .map_err(|error| Failure::Passing(error.to_string()))?;
+        let renew_at = renewal_due(accepted.validity, draw_u64(self.host.entropy.as_ref()));
+        let own = Own {
+            svid: Arc::new(svid),
+            chain: accepted.chain,
+            renew_at,
+            evidence,
+        };
+        self.store.keep(&own)?;
+        Ok(own)
+    }
+
+    /// The trust domain denies this agent: its identity goes.
+    fn denied(&self, denial: Denial, own: Option<&Own>) -> AgentError {
+        self.own.set(None);
+        self.identity.send_replace(0);
+        self.servers.reconnect();
+        let agent_id = own.map_or_else(String::new, |own| own.svid.spiffe_id().to_string());
+        let note = Denied {
+            banned: denial == Denial::Banned,
+            agent_id: agent_id.clone(),
+            evidence: own.map_or_else(String::new, |own| own.evidence.clone()),
+        };
+        if let Err(error) = self.store.forget(Some(&note)) {
+            tracing::error!(code = %code::DISK, %error, "the denied identity cannot be removed");
+        }
+        denied_error(denial, agent_id)
+    }
+}
+
+fn same_agent(own: &Own, fresh: Own) -> Result<Own, Failure> {
+    if own.svid.spiffe_id() == fresh.svid.spiffe_id() {
+        return Ok(fresh);
+    }
+    let (was, is) = (own.svid.spiffe_id(), fresh.svid.spiffe_id());
+    Err(Failure::Passing(format!(
+        "the server renewed {was} as {is}"
+    )))
+}
+
+fn denied_error(denial: Denial, agent_id: String) -> AgentError {
+    match denial {
+        Denial::Banned => AgentError::Banned { agent_id },
+        Denial::Evicted => AgentError::Evicted { agent_id },
+    }
+}
+
+/// Whether the server's refusal of evidence stands: the same evidence will not be accepted later.
+fn is_final(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::InvalidArgument
+            | Code::PermissionDenied
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::FailedPrecondition
+            | Code::Unauthenticated
+    ) && !matches!(code_of(status).as_deref(), Some(transient) if transient.starts_with("MM-13"))
+}
+
+fn explain(status: &Status) -> String {
+    format!("{:?}: {}", status.code(), status.message())
+}

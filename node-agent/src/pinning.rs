@@ -1,0 +1,180 @@
+//! The pin of the trust-domain key, and what it is good for.
+//!
+//! Responsible for: remembering which key speaks for the trust domain, from the configuration or
+//! learned over a verified connection, and asking for a statement when no bundle is valid.
+//! Always holds: a configured pin is never replaced by a learned one; the position of statements
+//! only rises. Not here: verifying a statement (`statement`).
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use mintmark_identity::trust_domain::TrustDomain;
+use mintmark_runtime::{
+    Host,
+    disk::MODE_PUBLIC,
+    grpc::{ChannelOptions, Target, channel},
+};
+use serde::{Deserialize, Serialize};
+use tonic::transport::Channel;
+
+use crate::{
+    agent_svid::Tls,
+    code,
+    server_client::Servers,
+    statement::{self, Pin, StatementError, VerifiedStatement},
+    trust::Trust,
+};
+
+#[derive(Clone, Default, Serialize, Deserialize, PartialEq, Eq, Debug)]
+#[serde(deny_unknown_fields)]
+struct Known {
+    trust_domain_key: Option<String>,
+    epoch: u64,
+    sequence: u64,
+}
+
+/// The pin and the last statement's position. A clone is another handle of the same.
+#[derive(Clone, Debug)]
+pub struct Pinning {
+    host: Host,
+    trust_domain: TrustDomain,
+    file: PathBuf,
+    configured: Option<Pin>,
+    anybody: Tls,
+    known: Arc<Mutex<Known>>,
+}
+
+impl Pinning {
+    /// Reads what was remembered. `anybody` is the TLS configuration that verifies nothing.
+    #[must_use]
+    pub fn open(
+        host: Host,
+        trust_domain: TrustDomain,
+        file: PathBuf,
+        configured: Option<Pin>,
+        anybody: Tls,
+    ) -> Self {
+        let known = host.disk.read(&file).ok();
+        let known: Option<Known> = known.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let known = Arc::new(Mutex::new(known.unwrap_or_default()));
+        Self {
+            host,
+            trust_domain,
+            file,
+            configured,
+            anybody,
+            known,
+        }
+    }
+
+    fn known(&self) -> Known {
+        self.known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The pin, if one is known.
+    #[must_use]
+    pub fn pin(&self) -> Option<Pin> {
+        let learned = || {
+            let text = self.known().trust_domain_key?;
+            Pin::try_from(hex::decode(text).ok()?).ok()
+        };
+        self.configured.or_else(learned)
+    }
+
+    /// Gets a bundle by a statement from whichever server gives one that verifies.
+    ///
+    /// # Errors
+    /// When there is no pin, no server answers, or no statement verifies.
+    pub async fn ask(&self, servers: &Servers, trust: &Trust) -> Result<(), StatementError> {
+        let Some(pin) = self.pin() else {
+            return Err(StatementError::refused(
+                "no pin of the trust-domain key is known",
+            ));
+        };
+        let mut last = StatementError::refused("no server is configured");
+        for address in servers.round() {
+            let tls = Some(Arc::clone(&self.anybody.0));
+            let target = Target::Tcp {
+                address: address.clone(),
+                tls,
+            };
+            let channel = channel(
+                Arc::clone(&self.host.network),
+                target,
+                ChannelOptions::default(),
+            );
+            match self.statement(channel, Some(pin)).await {
+                Ok(statement) => {
+                    tracing::info!(server = %address, "a statement of the trust-domain key gave the bundle");
+                    trust.replace(Arc::clone(&statement.bundle)).await;
+                    self.remember(&statement).await;
+                    return Ok(());
+                }
+                Err(error) => {
+                    tracing::warn!(server = %address, %error, "no statement");
+                    last = error;
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// Learns the pin over a connection that verified the server, unless one is known: then an
+    /// outage longer than every bundle needs no person.
+    pub async fn learn(&self, verified: Channel) {
+        if self.pin().is_some() {
+            return;
+        }
+        match self.statement(verified, None).await {
+            Ok(statement) => {
+                tracing::info!(
+                    pin = hex::encode(statement.pin),
+                    "learned the trust-domain key"
+                );
+                self.remember(&statement).await;
+            }
+            Err(error) => tracing::debug!(%error, "the trust-domain key is not learned"),
+        }
+    }
+
+    async fn statement(
+        &self,
+        channel: Channel,
+        pin: Option<Pin>,
+    ) -> Result<VerifiedStatement, StatementError> {
+        let known = self.known();
+        let seen = (known.epoch, known.sequence);
+        statement::ask(
+            channel,
+            self.host.entropy.as_ref(),
+            &self.trust_domain,
+            pin,
+            seen,
+        )
+        .await
+    }
+
+    async fn remember(&self, statement: &VerifiedStatement) {
+        let known = Known {
+            trust_domain_key: Some(hex::encode(statement.pin)),
+            epoch: statement.position.0,
+            sequence: statement.position.1,
+        };
+        let bytes = serde_json::to_vec_pretty(&known).unwrap_or_default();
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        let (disk, file) = (Arc::clone(&self.host.disk), self.file.clone());
+        let kept = self
+            .host
+            .disk
+            .run(move || disk.write_atomic(&file, &bytes, MODE_PUBLIC))
+            .await;
+        if let Ok(Err(error)) | Err(error) = kept {
+            tracing::error!(code = %code::DISK, %error, "the pin cannot be kept");
+        }
+    }
+}

@@ -1,0 +1,408 @@
+//! The stream by which a server tells the agent everything, as it commits.
+//!
+//! Responsible for: keeping one stream to one server, resuming where the agent is, taking
+//! updates into the cache, acknowledging what is served and kept, and turning to another server
+//! when this one is stale, behind, or gone. Always holds: nothing is acknowledged before the
+//! denials that lead up to it are on disk; an update older than what the agent has seen is
+//! refused. Not here: what an update changes (`cache::state`).
+
+use std::{sync::Arc, time::Duration};
+
+use mintmark_identity::{entropy::draw_u64, trust_domain::TrustDomain};
+use mintmark_proto::mintmark::agent::v1 as pb;
+use mintmark_runtime::{
+    Host,
+    backoff::{Backoff, fraction},
+    network::Address,
+    task::periodic::Wake,
+};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, Streaming};
+
+use crate::{
+    cache::{
+        Cache,
+        keeper::Kept,
+        state::{Denial, Position},
+    },
+    code,
+    metrics::Metrics,
+    server_client::Servers,
+    status::code_of,
+};
+
+mod convert;
+
+/// Messages to the server that may wait; acknowledgements supersede each other.
+const OUTGOING: usize = 4;
+/// How long a server may take to begin its answer.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Over how long the agents of a stale server spread their search for another.
+const SEEK_SPREAD: Duration = Duration::from_millis(500);
+/// How long another server may take to show that it is not stale.
+const SEEK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Keeps the stream.
+#[derive(Clone, Debug)]
+pub struct UpdateStream {
+    /// The machine.
+    pub host: Host,
+    /// This agent's trust domain.
+    pub trust_domain: TrustDomain,
+    /// What updates change.
+    pub cache: Cache,
+    /// The servers.
+    pub servers: Servers,
+    /// Rises whenever the agent has a new SVID of its own; 0 while it has none that holds.
+    pub identity: watch::Receiver<u64>,
+    /// Up to where the disk agrees with the cache.
+    pub kept: watch::Receiver<Option<Kept>>,
+    /// Woken when a server was reached.
+    pub reached: Wake,
+    /// Whether a stream is open.
+    pub connected: Arc<watch::Sender<bool>>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// An open stream.
+struct Session {
+    address: Address,
+    outgoing: mpsc::Sender<pb::AgentMessage>,
+    incoming: Streaming<pb::ServerMessage>,
+    /// A message that was read while looking whether the server is any good.
+    first: Option<pb::ServerMessage>,
+}
+
+/// Why a session ended.
+enum End {
+    /// The agent has a new SVID: the same server, a new connection.
+    NewIdentity,
+    /// Another server is fresher.
+    Switch(Box<Session>),
+    /// The server is of no use now.
+    Failed(Status),
+    /// The agent is denied; nothing more is to be heard.
+    Denied,
+    /// The agent stops.
+    Stopped,
+}
+
+impl UpdateStream {
+    /// Runs until the token is cancelled or the agent is denied.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        let mut next: Option<Box<Session>> = None;
+        loop {
+            let session = match next.take() {
+                Some(session) => Ok(*session),
+                None => match self.open_any(&stop).await {
+                    Some(opened) => opened,
+                    None => return,
+                },
+            };
+            let end = match session {
+                Ok(session) => {
+                    backoff.reset();
+                    self.set_connected(true);
+                    let address = session.address.clone();
+                    tracing::info!(server = %address, "receiving updates");
+                    let end = self.listen(session, &stop).await;
+                    self.set_connected(false);
+                    if let End::Failed(status) = &end {
+                        tracing::warn!(server = %address, %status, "the stream of updates ended");
+                        self.servers.turn_from(&address);
+                    }
+                    end
+                }
+                Err(status) => End::Failed(status),
+            };
+            match end {
+                End::Stopped | End::Denied => return,
+                End::NewIdentity => {}
+                End::Switch(session) => next = Some(session),
+                End::Failed(status) => {
+                    if let Some(denial) = denial_of(&status) {
+                        self.cache.change(|state| state.deny(denial));
+                        return;
+                    }
+                    let delay = backoff.next_delay(draw_u64(self.host.entropy.as_ref()));
+                    if backoff.failures() == 3 {
+                        tracing::warn!(code = %code::NO_SERVER, %status, "no server answers");
+                    }
+                    tokio::select! {
+                        () = tokio::time::sleep(delay) => {}
+                        () = stop.cancelled() => return,
+                    }
+                }
+            }
+        }
+    }
+
+    fn set_connected(&self, connected: bool) {
+        self.metrics.connected.set(i64::from(connected));
+        self.connected.send_replace(connected);
+        if connected {
+            self.reached.wake();
+        }
+    }
+
+    /// Waits for an identity, then opens a stream to the first server that takes one. `None`
+    /// when the agent stops.
+    async fn open_any(&mut self, stop: &CancellationToken) -> Option<Result<Session, Status>> {
+        tokio::select! {
+            known = self.identity.wait_for(|identity| *identity != 0) => {
+                known.ok()?;
+            }
+            () = stop.cancelled() => return None,
+        }
+        self.identity.mark_unchanged();
+        let mut last = Status::unavailable("no server is configured");
+        for address in self.servers.round() {
+            tokio::select! {
+                opened = self.open(address.clone()) => match opened {
+                    Ok(session) => {
+                        self.servers.prefer(&address);
+                        return Some(Ok(session));
+                    }
+                    Err(status) => {
+                        tracing::debug!(server = %address, %status, "no stream of updates");
+                        if denial_of(&status).is_some() {
+                            return Some(Err(status));
+                        }
+                        last = status;
+                    }
+                },
+                () = stop.cancelled() => return None,
+            }
+        }
+        Some(Err(last))
+    }
+
+    async fn open(&self, address: Address) -> Result<Session, Status> {
+        let (outgoing, messages) = mpsc::channel(OUTGOING);
+        let begin = pb::agent_message::Begin {
+            resume_from: self.cache.current().position.map(to_wire),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let begin = pb::AgentMessage {
+            body: Some(pb::agent_message::Body::Begin(begin)),
+        };
+        outgoing
+            .send(begin)
+            .await
+            .map_err(|_| Status::internal("the channel is closed"))?;
+        let mut client = self.servers.agent_client(&address);
+        let opening = client.sync(ReceiverStream::new(messages));
+        let incoming = tokio::time::timeout(OPEN_TIMEOUT, opening)
+            .await
+            .map_err(|_| Status::deadline_exceeded("the server took too long to answer"))??
+            .into_inner();
+        Ok(Session {
+            address,
+            outgoing,
+            incoming,
+            first: None,
+        })
+    }
+
+    async fn listen(&mut self, mut session: Session, stop: &CancellationToken) -> End {
+        let mut acknowledged: Option<Kept> = None;
+        let mut seeking = Seeking::default();
+        if let Some(first) = session.first.take()
+            && let Some(end) = self.take(first, &session.address, &mut seeking)
+        {
+            return end;
+        }
+        self.kept.mark_changed();
+        loop {
+            tokio::select! {
+                message = session.incoming.message() => {
+                    let end = match message {
+                        Ok(Some(message)) => self.take(message, &session.address, &mut seeking),
+                        Ok(None) => Some(End::Failed(Status::unavailable("the server closed the stream"))),
+                        Err(status) => Some(End::Failed(status)),
+                    };
+                    if let Some(end) = end {
+                        return end;
+                    }
+                }
+                kept = self.kept.changed() => {
+                    if kept.is_err() {
+                        return End::Stopped;
+                    }
+                    self.acknowledge(&session, &mut acknowledged);
+                }
+                fresh = seeking.next() => {
+                    if let Some(session) = fresh {
+                        tracing::info!(server = %session.address, "turning to a server that is not stale");
+                        self.servers.prefer(&session.address);
+                        return End::Switch(session);
+                    }
+                }
+                changed = self.identity.changed() => {
+                    return if changed.is_err() { End::Stopped } else { End::NewIdentity };
+                }
+                () = stop.cancelled() => return End::Stopped,
+            }
+        }
+    }
+
+    /// Acknowledges what is served and kept, if that is news. A full channel only means that
+    /// the server is slow: the next acknowledgement says everything again.
+    fn acknowledge(&mut self, session: &Session, acknowledged: &mut Option<Kept>) {
+        let kept = *self.kept.borrow_and_update();
+        let Some(now) = kept.filter(|kept| Some(*kept) != *acknowledged) else {
+            return;
+        };
+        let acknowledge = pb::agent_message::Acknowledge {
+            position: Some(to_wire(now.position)),
+            bundle_sequence: now.bundle_sequence,
+        };
+        let message = pb::AgentMessage {
+            body: Some(pb::agent_message::Body::Acknowledge(acknowledge)),
+        };
+        if session.outgoing.try_send(message).is_ok() {
+            *acknowledged = kept;
+        } else {
+            self.kept.mark_changed();
+        }
+    }
+
+    /// Takes a message in. Returns how the session ends, if it does.
+    fn take(
+        &self,
+        message: pb::ServerMessage,
+        address: &Address,
+        seeking: &mut Seeking,
+    ) -> Option<End> {
+        match message.body {
+            Some(pb::server_message::Body::Update(update)) => self.update(update),
+            Some(pb::server_message::Body::Stale(stale)) => {
+                tracing::warn!(server = %address, seconds = stale.seconds, "the server is stale");
+                seeking.begin(self.clone(), address.clone());
+                None
+            }
+            Some(pb::server_message::Body::Fresh(_)) => {
+                seeking.stop();
+                None
+            }
+            // A newer server may say things that this agent does not know.
+            None => None,
+        }
+    }
+
+    fn update(&self, update: pb::Update) -> Option<End> {
+        let denial = match (update.banned, update.evicted) {
+            (true, _) => Some(Denial::Banned),
+            (false, true) => Some(Denial::Evicted),
+            (false, false) => None,
+        };
+        if let Some(denial) = denial {
+            tracing::error!(
+                ?denial,
+                "the trust domain denies this agent: dropping every SVID"
+            );
+            self.cache.change(|state| state.deny(denial));
+            return Some(End::Denied);
+        }
+        let now = self.host.clock.now();
+        let applied = convert::update(update, &self.trust_domain)
+            .map_err(|error| Status::data_loss(error.to_string()))
+            .and_then(|update| {
+                self.cache
+                    .try_change(|state| state.apply(update, now))
+                    .map_err(|error| Status::failed_precondition(error.to_string()))
+            });
+        match applied {
+            Ok(()) => {
+                self.metrics.last_update.set(now.unix_secs());
+                self.servers.learn(&self.cache.current().defaults.servers);
+                None
+            }
+            Err(status) => {
+                self.metrics.updates_refused.inc();
+                tracing::error!(code = %code::SERVER_MISBEHAVED, %status, "update refused");
+                Some(End::Failed(status))
+            }
+        }
+    }
+
+    /// Looks for a server that is not stale: the first of the others whose stream begins with
+    /// anything else.
+    async fn seek(self, from: Address) -> Option<Box<Session>> {
+        let wait = fraction(SEEK_SPREAD, draw_u64(self.host.entropy.as_ref()));
+        tokio::time::sleep(wait).await;
+        for address in self.servers.round() {
+            if address == from {
+                continue;
+            }
+            let probe = async {
+                let mut session = self.open(address).await.ok()?;
+                let first = session.incoming.message().await.ok()??;
+                let stale = matches!(first.body, Some(pb::server_message::Body::Stale(_)) | None);
+                session.first = Some(first);
+                (!stale).then(|| Box::new(session))
+            };
+            if let Ok(Some(session)) = tokio::time::timeout(SEEK_TIMEOUT, probe).await {
+                return Some(session);
+            }
+        }
+        None
+    }
+}
+
+type Search = std::pin::Pin<Box<dyn Future<Output = Option<Box<Session>>> + Send>>;
+
+/// The search for a better server, while there is one.
+#[derive(Default)]
+struct Seeking(Option<Search>);
+
+impl Seeking {
+    fn begin(&mut self, stream: UpdateStream, from: Address) {
+        if self.0.is_none() {
+            self.0 = Some(Box::pin(stream.seek(from)));
+        }
+    }
+
+    fn stop(&mut self) {
+        self.0 = None;
+    }
+
+    async fn next(&mut self) -> Option<Box<Session>> {
+        match &mut self.0 {
+            None => std::future::pending().await,
+            Some(search) => {
+                let found = search.as_mut().await;
+                // Unsuccessful: the server's next `stale` begins another search.
+                self.0 = None;
+                found
+            }
+        }
+    }
+}
+
+fn to_wire(position: Position) -> pb::Position {
+    pb::Position {
+        epoch: position.epoch,
+        index: position.index,
+    }
+}
+
+/// Whether a server's refusal means that the trust domain denies this agent.
+#[must_use]
+pub fn denial_of(status: &Status) -> Option<Denial> {
+    if !matches!(
+        status.code(),
+        Code::PermissionDenied | Code::Unauthenticated
+    ) {
+        return None;
+    }
+    match code_of(status)?.as_str() {
+        "MM-1103" => Some(Denial::Banned),
+        "MM-1105" => Some(Denial::Evicted),
+        _ => None,
+    }
+}
