@@ -5,7 +5,11 @@
 //!
 //! Not here: arguments and environment of a process (`main`, the `mintmark` command).
 
+pub mod audit;
 pub mod code;
+pub mod config;
+pub mod policy;
+pub mod raft;
 pub mod state;
-
+pub mod store;
 pub mod vault;

@@ -23,6 +23,7 @@ pub mod rotation;
 pub mod secret;
 pub mod selector;
 pub mod spiffe_id;
+pub mod statement;
 pub mod svid;
 pub mod testing;
 pub mod tls;

@@ -8,6 +8,7 @@
 //! key exchange.
 //! Not here: sockets and handshakes (`mintmark-runtime`).
 
+pub mod bootstrap;
 mod identity;
 mod verifier;
 

@@ -20,7 +20,7 @@ use mintmark_identity::jose::JwsAlgorithm;
 use mintmark_identity::jose::jwk::JwkError;
 use mintmark_identity::spiffe_id::SpiffeIdError;
 use mintmark_identity::svid::jwt::{JwtSvidError, verify_jwt_svid};
-use mintmark_identity::svid::x509::anchor::AnchorError;
+use mintmark_identity::svid::x509::anchor::{AnchorError, SigningCertificateError};
 use proptest::prelude::*;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose,
@@ -229,22 +229,25 @@ fn x509_09_an_anchor_is_a_signing_certificate() {
     };
     assert!(matches!(
         refused(|p| p.is_ca = IsCa::NoCa),
-        AnchorError::NotAnAuthority
+        AnchorError::NotSigning(SigningCertificateError::NotAnAuthority)
     ));
     assert!(matches!(
         refused(|p| p.is_ca = IsCa::ExplicitNoCa),
-        AnchorError::NotAnAuthority
+        AnchorError::NotSigning(SigningCertificateError::NotAnAuthority)
     ));
     let no_sign = refused(|p| p.key_usages = vec![KeyUsagePurpose::DigitalSignature]);
-    assert!(matches!(no_sign, AnchorError::NoKeyCertSign));
+    assert!(matches!(
+        no_sign,
+        AnchorError::NotSigning(SigningCertificateError::NoKeyCertSign)
+    ));
     assert!(matches!(
         X509Anchor::parse(b"garbage"),
-        Err(AnchorError::Malformed(_))
+        Err(AnchorError::Certificate(_))
     ));
     let trailing = [certificate(&pair, |_| {}), vec![0]].concat();
     assert!(matches!(
         X509Anchor::parse(&trailing),
-        Err(AnchorError::Malformed(_))
+        Err(AnchorError::Certificate(_))
     ));
 }
 

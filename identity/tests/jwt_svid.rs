@@ -468,9 +468,28 @@ fn jwt_13_a_token_ends_at_exp_give_or_take_the_leeway() {
     assert_refused!(verify(1_000, 0), E::Expired { .. });
     assert!(verify(29_999, 30).is_ok());
     assert_refused!(verify(30_000, 30), E::Expired { .. });
-    // More than a minute is not granted, whatever is asked for.
-    assert!(verify(59_999, 3_600).is_ok());
-    assert_refused!(verify(60_000, 3_600), E::Expired { .. });
+}
+
+#[test]
+fn jwt_n3_no_more_than_a_minute_of_leeway_is_granted() {
+    let at_exp = now().saturating_add(Duration::from_secs(300));
+    let at_nbf = now();
+    let token = token(&json!({}), &json!({"nbf": at_nbf.unix_secs()}));
+    for asked in [60, 61, 3_600, u64::MAX] {
+        let verify = |now| {
+            let leeway = Duration::from_secs(asked);
+            verify_jwt_svid(&token, &audience("a"), &bundles(), now, leeway)
+        };
+        let minute = Duration::from_secs(60);
+        let millisecond = Duration::from_millis(1);
+        let late = at_exp.saturating_add(minute);
+        assert!(verify(late.saturating_sub(millisecond)).is_ok());
+        assert_refused!(verify(late), E::Expired { .. });
+        let early = at_nbf.saturating_sub(minute);
+        assert!(verify(early).is_ok());
+        let too_early = early.saturating_sub(millisecond);
+        assert_refused!(verify(too_early), E::NotYetValid { .. });
+    }
 }
 
 #[test]

@@ -174,7 +174,7 @@ pub fn parse<T: DeserializeOwned>(
 /// An error of either language.
 struct Fault {
     line: Option<u64>,
-    /// Path to the table or value; for an unknown key, to the table around it.
+    /// Path to the key or value.
     path: Option<serde_path_to_error::Path>,
     message: String,
     unknown: Option<(String, Vec<String>)>,
@@ -186,22 +186,19 @@ impl Fault {
             path: path.to_owned(),
             line: self.line,
         };
-        let parent = self.path.map(|path| path.to_string());
+        let key = self.path.map(|path| path.to_string());
         // A path of no segments is written as a dot.
-        let parent = parent.filter(|parent| parent != "." && parent != "?");
+        let key = key.filter(|key| key != "." && key != "?");
         match self.unknown {
             Some((field, known)) => ConfigError::UnknownKey {
                 place,
                 suggestion: closest(&field, &known).map(str::to_owned),
-                key: match parent {
-                    Some(parent) => format!("{parent}.{field}"),
-                    None => field,
-                },
+                key: key.unwrap_or(field),
                 known,
             },
             None => ConfigError::Invalid {
                 place,
-                key: parent,
+                key,
                 message: self.message,
             },
         }

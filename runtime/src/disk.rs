@@ -13,7 +13,7 @@ use std::path::Path;
 use async_trait::async_trait;
 use redb::{BackendError, StorageBackend};
 
-mod os;
+pub(crate) mod os;
 
 pub use self::os::OsDisk;
 
@@ -55,6 +55,38 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// # Errors
     /// The file may then end with a part of `content`.
     fn append(&self, path: &Path, content: &[u8]) -> io::Result<()>;
+
+    /// Number of bytes of a file, of any size.
+    ///
+    /// # Errors
+    /// `NotFound`, `PermissionDenied`.
+    fn length(&self, path: &Path) -> io::Result<u64> {
+        io::copy(&mut self.open_read(path)?, &mut io::sink())
+    }
+
+    /// At most `length_max` bytes of a file of any size, from `offset` on: fewer where it ends.
+    ///
+    /// # Errors
+    /// `NotFound`, `PermissionDenied`.
+    fn read_from(&self, path: &Path, offset: u64, length_max: u64) -> io::Result<Vec<u8>> {
+        let mut file = self.open_read(path)?;
+        io::copy(&mut io::Read::take(&mut file, offset), &mut io::sink())?;
+        let mut content = Vec::new();
+        io::Read::read_to_end(&mut io::Read::take(file, length_max), &mut content)?;
+        Ok(content)
+    }
+
+    /// Cuts a file down to `length` bytes, durably; a shorter one is left as it is.
+    ///
+    /// # Errors
+    /// `NotFound`, `PermissionDenied`.
+    fn truncate(&self, path: &Path, length: u64) -> io::Result<()> {
+        if self.length(path)? <= length {
+            return Ok(());
+        }
+        let kept = self.read_from(path, 0, length)?;
+        self.write_atomic(path, &kept, self.metadata_mode(path)?)
+    }
 
     /// Creates a folder and its parents; new ones get `mode`, existing ones are left as they are.
     ///

@@ -141,3 +141,8 @@ async fn within<T>(
 fn own(certificates: Option<&[CertificateDer<'static>]>) -> Vec<CertificateDer<'static>> {
     certificates.unwrap_or_default().to_vec()
 }
+
+#[cfg(test)]
+pub(crate) mod pki;
+#[cfg(test)]
+mod tests;

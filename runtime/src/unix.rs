@@ -6,11 +6,12 @@
 
 use std::fmt;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
+use crate::disk::os::create_directories;
 use crate::network::{self, BoxStream, Listener, UnixMode};
 
 pub mod peer;
@@ -139,14 +140,10 @@ fn create_parent(path: &Path, mode: u32) -> Result<(), BindError> {
     else {
         return Ok(());
     };
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(parent)
-        .map_err(|source| BindError::Directory {
-            path: parent.to_owned(),
-            source,
-        })
+    create_directories(parent, mode).map_err(|source| BindError::Directory {
+        path: parent.to_owned(),
+        source,
+    })
 }
 
 /// Removes a socket that nobody listens on. Only a refused connection proves that.

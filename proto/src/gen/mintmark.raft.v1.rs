@@ -94,6 +94,10 @@ pub struct Command {
     /// drawn at its start, 8 bytes that count. Apply gives it no meaning.
     #[prost(bytes = "vec", tag = "6")]
     pub ticket: ::prost::alloc::vec::Vec<u8>,
+    /// The term of the leader it was meant for. In an entry of another term it is void:
+    /// so a proposer that meets a later term knows that its command never happens.
+    #[prost(uint64, tag = "7")]
+    pub term: u64,
     #[prost(
         oneof = "command::Body",
         tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35"
@@ -1258,6 +1262,10 @@ pub struct AppendEntriesRequest {
     /// the leader's own age of its last quorum answer
     #[prost(uint64, tag = "5")]
     pub quorum_age_ms: u64,
+    /// `clock_ms` of the last answer from this follower: the message was made after
+    /// that, which bounds how long it was under way.
+    #[prost(uint64, tag = "6")]
+    pub echo_ms: u64,
 }
 impl ::prost::Name for AppendEntriesRequest {
     const NAME: &'static str = "AppendEntriesRequest";
@@ -1279,6 +1287,9 @@ pub struct AppendEntriesResponse {
     /// HIGHER_VOTE
     #[prost(message, optional, tag = "3")]
     pub vote: ::core::option::Option<Vote>,
+    /// monotonic, counted from the follower's start
+    #[prost(uint64, tag = "4")]
+    pub clock_ms: u64,
 }
 /// Nested message and enum types in `AppendEntriesResponse`.
 pub mod append_entries_response {

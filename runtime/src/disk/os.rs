@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,12 +61,29 @@ impl Disk for OsDisk {
         if is_new { sync_parent(path) } else { Ok(()) }
     }
 
-    fn create_dir_all(&self, path: &Path, mode: u32) -> io::Result<()> {
-        if path.is_dir() {
-            return Ok(());
+    fn length(&self, path: &Path) -> io::Result<u64> {
+        Ok(open(path)?.metadata()?.len())
+    }
+
+    fn read_from(&self, path: &Path, offset: u64, length_max: u64) -> io::Result<Vec<u8>> {
+        let mut file = open(path)?;
+        file.seek(SeekFrom::Start(offset))?;
+        let mut content = Vec::new();
+        file.take(length_max).read_to_end(&mut content)?;
+        Ok(content)
+    }
+
+    fn truncate(&self, path: &Path, length: u64) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(path)?;
+        if file.metadata()?.len() > length {
+            file.set_len(length)?;
+            file.sync_all()?;
         }
-        DirBuilder::new().recursive(true).mode(mode).create(path)?;
-        sync_parent(path)
+        Ok(())
+    }
+
+    fn create_dir_all(&self, path: &Path, mode: u32) -> io::Result<()> {
+        create_directories(path, mode)
     }
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
@@ -157,6 +174,36 @@ fn remove(path: &Path) -> io::Result<()> {
     std::fs::remove_file(path)
 }
 
+/// Creates what is missing of a folder's path, each with exactly this mode, durably.
+pub(crate) fn create_directories(path: &Path, mode: u32) -> io::Result<()> {
+    let mut missing = Vec::new();
+    for ancestor in path.ancestors() {
+        if ancestor.as_os_str().is_empty() {
+            break;
+        }
+        match std::fs::metadata(ancestor) {
+            Ok(found) if found.is_dir() => break,
+            Ok(_) if ancestor == path => return Err(io::ErrorKind::AlreadyExists.into()),
+            Ok(_) => return Err(io::ErrorKind::NotADirectory.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(ancestor),
+            Err(error) => return Err(error),
+        }
+    }
+    for directory in missing.into_iter().rev() {
+        match DirBuilder::new().mode(mode).create(directory) {
+            Ok(()) => {
+                // The creation mode is masked by the umask; this is exact.
+                std::fs::set_permissions(directory, Permissions::from_mode(mode))?;
+                sync_parent(directory)?;
+            }
+            // Somebody else made it in the meantime.
+            Err(_) if directory.is_dir() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 fn write_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
@@ -196,5 +243,73 @@ fn sync_parent(path: &Path) -> io::Result<()> {
         Some(parent) if parent.as_os_str().is_empty() => open(Path::new("."))?.sync_all(),
         Some(parent) => open(parent)?.sync_all(),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+    use super::*;
+
+    fn folder() -> tempfile::TempDir {
+        tempfile::tempdir().unwrap()
+    }
+
+    #[test]
+    fn a_failed_replacement_leaves_everything_as_it_was() {
+        let folder = folder();
+        let path = folder.path().join("in the way");
+        OsDisk.create_dir_all(&path.join("x"), 0o700).unwrap();
+        // A folder cannot be replaced by a file, which shows only when renaming.
+        OsDisk.write_atomic(&path, b"new", MODE_SECRET).unwrap_err();
+        assert_eq!(OsDisk.list(folder.path()).unwrap(), ["in the way"]);
+    }
+
+    #[test]
+    fn readers_see_the_old_or_the_new_content_while_many_write() {
+        let folder = folder();
+        let path = folder.path().join("state");
+        OsDisk.write_atomic(&path, &[0; 4096], MODE_SECRET).unwrap();
+        std::thread::scope(|scope| {
+            for writer in 1..=4_u8 {
+                let path = &path;
+                scope.spawn(move || {
+                    for _ in 0..20 {
+                        OsDisk
+                            .write_atomic(path, &[writer; 4096], MODE_SECRET)
+                            .unwrap();
+                    }
+                });
+            }
+            for _ in 0..200 {
+                let content = OsDisk.read(&path).unwrap();
+                assert_eq!(content.len(), 4096);
+                assert!(content.iter().all(|byte| *byte == content[0]));
+            }
+        });
+        assert_eq!(OsDisk.list(folder.path()).unwrap(), ["state"]);
+    }
+
+    #[test]
+    fn a_link_to_a_folder_counts_as_the_folder() {
+        let folder = folder();
+        let (real, link) = (folder.path().join("real"), folder.path().join("link"));
+        OsDisk.create_dir_all(&real, 0o700).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        OsDisk.create_dir_all(&link.join("a"), 0o750).unwrap();
+        assert_eq!(OsDisk.metadata_mode(&real.join("a")).unwrap(), 0o750);
+    }
+
+    #[test]
+    fn an_endless_device_is_not_read_whole() {
+        let error = OsDisk.read(Path::new("/dev/zero")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+    }
+
+    #[tokio::test]
+    async fn blocking_work_that_panics_is_an_error() {
+        let disk: &dyn Disk = &OsDisk;
+        disk.run(|| panic!("bad luck")).await.unwrap_err();
+        assert_eq!(disk.run(|| 7).await.unwrap(), 7);
     }
 }

@@ -71,7 +71,8 @@ impl fmt::Debug for Connected {
 pub struct ChannelOptions {
     /// Time for connecting and, again, for the TLS handshake.
     pub connect_timeout: Duration,
-    /// Time for a response to begin; a call may set a shorter one.
+    /// Time for a response to begin; a call may set a shorter one. When it is over, tonic answers
+    /// `CANCELLED` with the message "Timeout expired".
     pub deadline: Duration,
     /// How often the peer is probed while calls are open.
     pub keep_alive_interval: Duration,
@@ -105,7 +106,8 @@ impl fmt::Debug for ChannelOptions {
     }
 }
 
-/// A channel that connects on first use and again whenever its connection is lost.
+/// A channel that connects on first use and again whenever its connection is lost. To be called
+/// from inside a runtime: tonic runs a task for each channel, which ends with its last clone.
 #[must_use]
 pub fn channel(network: Arc<dyn Network>, target: Target, options: ChannelOptions) -> Channel {
     let endpoint = endpoint(&target)

@@ -85,6 +85,29 @@ fn appending(disk: &dyn Disk, root: &Path) {
     assert_eq!(disk.read(&journal).unwrap(), b"one\ntwo\n");
     let error = disk.append(&root.join("missing").join("journal"), b"");
     assert_eq!(error.unwrap_err().kind(), ErrorKind::NotFound);
+
+    assert_eq!(disk.length(&journal).unwrap(), 8);
+    assert_eq!(disk.read_from(&journal, 4, 3).unwrap(), b"two");
+    assert_eq!(disk.read_from(&journal, 6, 100).unwrap(), b"o\n");
+    assert_eq!(disk.read_from(&journal, 9, 100).unwrap(), b"");
+    disk.truncate(&journal, 100).unwrap();
+    assert_eq!(disk.length(&journal).unwrap(), 8, "never longer");
+    disk.truncate(&journal, 5).unwrap();
+    assert_eq!(disk.read(&journal).unwrap(), b"one\nt");
+    assert_eq!(disk.metadata_mode(&journal).unwrap(), MODE_SECRET);
+    disk.append(&journal, b"hree\n").unwrap();
+    assert_eq!(disk.read(&journal).unwrap(), b"one\nthree\n");
+    let missing = root.join("missing");
+    let outcomes = [
+        disk.length(&missing).err(),
+        disk.read_from(&missing, 0, 1).err(),
+        disk.truncate(&missing, 0).err(),
+    ];
+    assert!(
+        outcomes
+            .into_iter()
+            .all(|error| error.unwrap().kind() == ErrorKind::NotFound)
+    );
 }
 
 fn folders(disk: &dyn Disk, root: &Path) {

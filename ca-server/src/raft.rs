@@ -1,0 +1,42 @@
+//! Consensus: one log, replicated, and the state that it yields.
+//!
+//! Responsible for: everything between a proposed command and its local application.
+//! Always holds: openraft and its types stay in here. Not here: what commands do
+//! (`crate::state`).
+
+mod auth;
+mod backfill;
+mod batch;
+mod config;
+mod consensus;
+mod convert;
+mod log_store;
+mod machine;
+mod membership;
+mod network;
+mod open;
+mod peers;
+mod propose;
+mod quorum;
+mod replicated_state;
+mod runtime;
+mod service;
+mod session;
+mod snapshot;
+mod status;
+mod type_config;
+mod waiters;
+
+pub use self::auth::PeerAuth;
+pub use self::config::{ClusterId, RaftConfig, RaftTiming};
+pub use self::consensus::{BootstrapError, Consensus, RaftFault, StaleError};
+pub use self::machine::MachineError;
+pub use self::membership::MembershipError;
+pub use self::open::{OpenError, folder_owner};
+pub use self::propose::{COMMAND_LEN_MAX, ProposeError, Proposed};
+pub use self::replicated_state::{Applied, ReplicatedState};
+pub use self::status::{RaftStatus, Role};
+pub use self::type_config::NodeId;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,549 @@
+//! One member's handle on consensus.
+//!
+//! Responsible for: putting the parts together, and what the rest of the server asks of
+//! them. Always holds: everything that runs is in the process's tasks; when consensus
+//! ends for good, [`Consensus::failed`] says why. Not here: the parts.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mintmark_identity::entropy::{draw_bytes, draw_u64};
+use mintmark_proto::mintmark::raft::v1 as pb;
+use mintmark_proto::mintmark::raft::v1::peer_server::PeerServer;
+use mintmark_runtime::Host;
+use mintmark_runtime::disk::DiskLock;
+use mintmark_runtime::drain::DrainWatch;
+use mintmark_runtime::grpc::{ConnectionLimits, GrpcLimits, GrpcServer};
+use mintmark_runtime::network::Listener;
+use mintmark_runtime::task::Tasks;
+use mintmark_runtime::tls::ServerConfigSource;
+use openraft::BasicNode;
+use openraft::error::{CheckIsLeaderError, InitializeError, RaftError};
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use tonic::service::Routes;
+
+use super::auth::PeerAuth;
+use super::backfill::Backfill;
+use super::config::RaftConfig;
+use super::log_store::LogStore;
+use super::machine::Machine;
+use super::membership::{Change, MembershipChanges, MembershipError};
+use super::network::Links;
+use super::open::{OpenError, Stores, open_stores};
+use super::peers::{MESSAGE_LEN_MAX, Peers};
+use super::propose::{Batcher, Pending, ProposeError, Proposed, Proposer};
+use super::quorum::QuorumClock;
+use super::replicated_state::ReplicatedState;
+use super::runtime::SeededRuntime;
+use super::service::PeerService;
+use super::session::{Expelled, Own, Sessions};
+use super::status::{RaftStatus, Role, StatusWatch};
+use super::type_config::{NodeId, Raft};
+use super::waiters::Waiters;
+use crate::state::{Position, State};
+use crate::store::StoreError;
+use crate::store::leaves::ReadLeavesError;
+
+/// Calls of one other member at one time; it has one connection or a few.
+const PEER_STREAMS_MAX: u32 = 1024;
+/// Pause before a read index is asked for again.
+const READ_RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// Time for a Hello when this member starts.
+const GREET_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why this member takes part no longer. The process should end.
+#[derive(Debug, Clone, Error)]
+pub enum RaftFault {
+    /// A store failed.
+    #[error("the log can no longer be written")]
+    Store(#[from] StoreError),
+    /// Another member knows that this one's disk was replaced.
+    #[error(
+        "other members know this member with another disk; remove it and admit it under a new id"
+    )]
+    Wiped,
+    /// Another member knows that this one had acknowledged more than it has.
+    #[error(
+        "this member has lost log entries that it had acknowledged; remove it and admit it \
+         under a new id"
+    )]
+    RolledBack,
+    /// The library stopped, for example because a command could not be applied.
+    #[error("consensus stopped: {0}")]
+    Stopped(String),
+}
+
+/// Why a cluster was not made.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum BootstrapError {
+    /// This member belongs to a cluster already.
+    #[error("this member belongs to a cluster already")]
+    AlreadyMember,
+    /// Consensus has ended on this server.
+    #[error("consensus has stopped on this server")]
+    Stopped,
+}
+
+/// Why a linearizable read cannot be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum StaleError {
+    /// No leader confirmed in time that this state is current.
+    #[error("no leader confirmed in time that the state is current")]
+    NoQuorum,
+}
+
+/// One member of the cluster. A clone is another handle.
+pub struct Consensus<S = State>(Arc<Inner<S>>);
+
+impl<S> Clone for Consensus<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+struct Inner<S> {
+    config: RaftConfig,
+    raft: Raft,
+    machine: Machine<S>,
+    log: LogStore,
+    peers: Peers,
+    quorum: QuorumClock,
+    status: StatusWatch,
+    proposer: Proposer,
+    membership: MembershipChanges,
+    auth: Arc<dyn PeerAuth>,
+    host: Host,
+    tasks: Tasks,
+    /// Held as long as the stores are open.
+    _lock: Box<dyn DiskLock>,
+}
+
+impl<S> std::fmt::Debug for Consensus<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Consensus")
+            .field("node_id", &self.0.config.node_id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S: ReplicatedState> Consensus<S> {
+    /// Opens the stores and takes part. A member that is new stays silent until it
+    /// bootstraps a cluster or is added to one.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open(
+        host: &Host,
+        config: &RaftConfig,
+        auth: Arc<dyn PeerAuth>,
+        tasks: &Tasks,
+    ) -> Result<Self, OpenError> {
+        let timing = config.openraft();
+        let timing = timing.map_err(|error| OpenError::Timing(error.to_string()))?;
+        let stores = {
+            let (its_host, its_config) = (host.clone(), config.clone());
+            let open = move || open_stores(&its_host, &its_config);
+            host.disk
+                .run(open)
+                .await
+                .map_err(|source| OpenError::Folder {
+                    folder: config.folder.clone(),
+                    source,
+                })??
+        };
+        let waiters = Waiters::new(&*host.entropy);
+        let machine = Machine::open(
+            stores.checkpoints.clone(),
+            stores.leaves.clone(),
+            waiters.clone(),
+        )
+        .await?;
+        let sessions = sessions(host, config, &stores);
+        let quorum = QuorumClock::new(config.node_id);
+        let peers = Peers::new(
+            Arc::clone(&host.network),
+            Arc::clone(&auth),
+            Arc::clone(&host.clock),
+            sessions,
+        );
+        let writer = stores.writer;
+        // The failure is noted in the log's view and in every answer.
+        tasks.spawn("raft log writer", async move { drop(writer.run().await) });
+        let links = Links {
+            peers: peers.clone(),
+            quorum: quorum.clone(),
+        };
+        let raft = SeededRuntime::scope(
+            draw_u64(&*host.entropy),
+            Raft::new(
+                config.node_id,
+                timing,
+                links,
+                stores.log.clone(),
+                machine.clone(),
+            ),
+        );
+        let raft = raft.await.map_err(|error| match stores.log.fault() {
+            Some(fault) => OpenError::Store(fault),
+            None => OpenError::Consensus(error.to_string()),
+        })?;
+        let (status, keep) =
+            StatusWatch::follow(raft.metrics(), machine.position(), quorum.clone());
+        tasks.spawn("raft status", keep);
+        let (proposer, pending) = Proposer::new(
+            config.node_id,
+            waiters,
+            peers.clone(),
+            status.clone(),
+            machine.progress(),
+            config.propose_timeout,
+        );
+        let membership =
+            MembershipChanges::new(config.node_id, raft.clone(), peers.clone(), status.clone());
+        let consensus = Self(Arc::new(Inner {
+            config: config.clone(),
+            raft,
+            machine,
+            log: stores.log,
+            peers,
+            quorum,
+            status,
+            proposer,
+            membership,
+            auth,
+            host: host.clone(),
+            tasks: tasks.clone(),
+            _lock: stores.lock,
+        }));
+        consensus.start(pending);
+        Ok(consensus)
+    }
+
+    fn start(&self, pending: mpsc::Receiver<Pending>) {
+        let inner = &self.0;
+        let batcher = Batcher {
+            raft: inner.raft.clone(),
+            tasks: inner.tasks.clone(),
+            clock: Arc::clone(&inner.host.clock),
+            pending,
+        };
+        inner.tasks.spawn("raft batcher", batcher.run());
+        let backfill = Backfill {
+            machine: inner.machine.clone(),
+            peers: inner.peers.clone(),
+            status: inner.status.clone(),
+            stop: inner.tasks.token(),
+        };
+        inner.tasks.spawn("audit leaf backfill", backfill.run());
+        let stop = inner.tasks.token();
+        let watch_over = inner.membership.clone().watch_over();
+        inner.tasks.spawn("raft membership", async move {
+            tokio::select! {
+                () = watch_over => {}
+                () = stop.cancelled() => {}
+            }
+        });
+        let (peers, status) = (inner.peers.clone(), inner.status.clone());
+        inner.tasks.spawn(
+            "raft greeting",
+            greet_all(peers, status, inner.tasks.token()),
+        );
+    }
+
+    /// Makes this member the only one of a new cluster, and waits until it leads.
+    ///
+    /// # Errors
+    /// See [`BootstrapError`].
+    pub async fn bootstrap(&self) -> Result<(), BootstrapError> {
+        let config = &self.0.config;
+        let members =
+            std::collections::BTreeMap::from([(config.node_id, BasicNode::new(&config.address))]);
+        match self.0.raft.initialize(members).await {
+            Ok(()) => {}
+            Err(RaftError::APIError(
+                InitializeError::NotAllowed(_) | InitializeError::NotInMembers(_),
+            )) => return Err(BootstrapError::AlreadyMember),
+            Err(RaftError::Fatal(_)) => return Err(BootstrapError::Stopped),
+        }
+        let mut status = self.0.status.subscribe();
+        let leads = status.wait_for(|now| matches!(now.role, Role::Leader | Role::Stopped));
+        match leads.await.map(|now| now.role) {
+            Ok(Role::Leader) => Ok(()),
+            _ => Err(BootstrapError::Stopped),
+        }
+    }
+
+    /// True if this member takes part in a cluster, or has once.
+    #[must_use]
+    pub fn is_member(&self) -> bool {
+        !self.0.log.is_pristine()
+    }
+
+    /// Proposes a command and waits until it is applied here.
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub async fn propose(
+        &self,
+        body: pb::command::Body,
+        actor: pb::Actor,
+        idempotency: Option<[u8; 16]>,
+    ) -> Result<Proposed, ProposeError> {
+        self.0.proposer.propose(body, actor, idempotency).await
+    }
+
+    /// Looks at the state between two commands. Keep it short: commands wait meanwhile.
+    pub fn read<R>(&self, look: impl FnOnce(&S) -> R) -> R {
+        self.0.machine.read(look)
+    }
+
+    /// Where the state stands; changes after every applied command.
+    #[must_use]
+    pub fn applied(&self) -> watch::Receiver<Position> {
+        self.0.machine.position()
+    }
+
+    /// Waits until the state here has everything that was acknowledged anywhere before
+    /// this call.
+    ///
+    /// # Errors
+    /// When no leader confirms that in time.
+    pub async fn read_index(&self) -> Result<(), StaleError> {
+        let reading = async {
+            loop {
+                if let Some(index) = self.read_index_once().await {
+                    let mut progress = self.0.machine.progress();
+                    let reached = progress.wait_for(|now| now.has(index));
+                    // The sender lives as long as the machine.
+                    let _ = reached.await;
+                    return;
+                }
+                tokio::time::sleep(READ_RETRY_PAUSE).await;
+            }
+        };
+        let read = tokio::time::timeout(self.0.config.read_timeout, reading).await;
+        read.map_err(|_| StaleError::NoQuorum)
+    }
+
+    async fn read_index_once(&self) -> Option<u64> {
+        let inner = &self.0;
+        let (leader, _term) = inner.status.leader().await;
+        if leader.node == inner.config.node_id {
+            return match inner.raft.get_read_log_id().await {
+                Ok((read, _applied)) => Some(read.map_or(0, |id| id.index)),
+                Err(
+                    RaftError::APIError(
+                        CheckIsLeaderError::ForwardToLeader(_)
+                        | CheckIsLeaderError::QuorumNotEnough(_),
+                    )
+                    | RaftError::Fatal(_),
+                ) => None,
+            };
+        }
+        let asked = inner.peers.call(
+            &leader,
+            inner.config.read_timeout,
+            || pb::ReadIndexRequest {},
+            |mut client, request| async move { client.read_index(request).await },
+        );
+        match asked.await {
+            Ok(answer) => Some(answer.index),
+            Err(error) => {
+                tracing::debug!(%error, "the leader did not confirm a read index");
+                None
+            }
+        }
+    }
+
+    /// An upper bound of the time since a quorum last stood behind the leader; `None`
+    /// if this member does not know that it ever did.
+    #[must_use]
+    pub fn quorum_age(&self) -> Option<Duration> {
+        self.0.quorum.age()
+    }
+
+    /// What this member is at the moment.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.0.status.get().role
+    }
+
+    /// Who leads, as far as this member knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        self.0.status.get().leader
+    }
+
+    /// This member.
+    #[must_use]
+    pub fn node_id(&self) -> NodeId {
+        self.0.config.node_id
+    }
+
+    /// Role, leader, term and membership, as they change.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<RaftStatus> {
+        self.0.status.subscribe()
+    }
+
+    /// Adds a member that gets the log and does not vote, through the leader.
+    ///
+    /// # Errors
+    /// See [`MembershipError`].
+    pub async fn add_learner(&self, node: NodeId, address: &str) -> Result<(), MembershipError> {
+        let address = address.to_owned();
+        let change = Change::AddLearner { node, address };
+        self.0.membership.change(change).await
+    }
+
+    /// Lets a learner vote, through the leader.
+    ///
+    /// # Errors
+    /// [`MembershipError::Behind`] until its log has nearly caught up; try again then.
+    pub async fn promote(&self, node: NodeId) -> Result<(), MembershipError> {
+        self.0.membership.change(Change::Promote { node }).await
+    }
+
+    /// Takes a member out, through the leader.
+    ///
+    /// # Errors
+    /// See [`MembershipError`].
+    pub async fn remove(&self, node: NodeId) -> Result<(), MembershipError> {
+        self.0.membership.change(Change::Remove { node }).await
+    }
+
+    /// Audit leaves of a range; fewer than asked when they take more than `bytes_max`.
+    ///
+    /// # Errors
+    /// When the range is not all here.
+    pub async fn leaves(
+        &self,
+        range: Range<u64>,
+        bytes_max: usize,
+    ) -> Result<Vec<Bytes>, ReadLeavesError> {
+        let leaves = self.0.machine.leaves();
+        leaves.read(range.start, range.end, bytes_max).await
+    }
+
+    /// Makes a snapshot now.
+    pub async fn snapshot(&self) {
+        // A library that has stopped says so elsewhere.
+        let _ = self.0.raft.trigger().snapshot().await;
+    }
+
+    /// The services of the peers' port.
+    #[must_use]
+    pub fn peer_routes(&self) -> Routes {
+        let inner = &self.0;
+        let service = PeerService {
+            raft: inner.raft.clone(),
+            sessions: inner.peers.sessions().clone(),
+            auth: Arc::clone(&inner.auth),
+            clock: Arc::clone(&inner.host.clock),
+            quorum: inner.quorum.clone(),
+            leaves: inner.machine.leaves().clone(),
+            proposer: inner.proposer.clone(),
+            membership: inner.membership.clone(),
+            receiving: tokio::sync::Mutex::new(()),
+        };
+        let server = PeerServer::new(service)
+            .max_decoding_message_size(MESSAGE_LEN_MAX)
+            .max_encoding_message_size(MESSAGE_LEN_MAX);
+        Routes::new(server)
+    }
+
+    /// Serves the peers' port until the drain begins.
+    pub async fn serve_peers(
+        &self,
+        listener: Box<dyn Listener>,
+        tls: Option<ServerConfigSource>,
+        drain: DrainWatch,
+    ) {
+        let limits = GrpcLimits {
+            connections: ConnectionLimits::default(),
+            max_concurrent_streams: PEER_STREAMS_MAX,
+            ..GrpcLimits::default()
+        };
+        let server = GrpcServer::new(self.peer_routes(), Arc::clone(&self.0.host.entropy));
+        let server = match tls {
+            Some(tls) => server.with_tls(tls),
+            None => server,
+        };
+        let server = server.with_limits(limits);
+        server.serve(listener, &self.0.tasks, drain).await;
+    }
+
+    /// Waits until consensus has ended for good on this server, and says why.
+    pub async fn failed(&self) -> RaftFault {
+        let inner = &self.0;
+        let mut expelled = inner.peers.sessions().expelled();
+        let mut metrics = inner.raft.metrics();
+        tokio::select! {
+            why = expelled.wait_for(Option::is_some) => match why.map(|why| *why) {
+                Ok(Some(Expelled::RolledBack)) => RaftFault::RolledBack,
+                _ => RaftFault::Wiped,
+            },
+            stopped = metrics.wait_for(|now| now.running_state.is_err()) => {
+                let why = stopped.ok().and_then(|now| now.running_state.clone().err());
+                match inner.log.fault() {
+                    Some(fault) => RaftFault::Store(fault),
+                    None => RaftFault::Stopped(
+                        why.map_or_else(|| "it ended".to_owned(), |why| why.to_string()),
+                    ),
+                }
+            }
+        }
+    }
+
+    /// Leaves consensus in order: what was applied is durable afterwards.
+    pub async fn shutdown(&self) {
+        // A panic in the library was reported when it happened.
+        let _ = self.0.raft.shutdown().await;
+        if let Err(error) = self.0.machine.leaves().flush().await {
+            tracing::warn!(%error, "audit leaves were not written; the log still has them");
+        }
+        if let Err(error) = self.0.log.flush().await {
+            tracing::warn!(%error, "the end of the log was not written");
+        }
+    }
+}
+
+fn sessions(host: &Host, config: &RaftConfig, stores: &Stores) -> Sessions {
+    let own = Own {
+        node_id: config.node_id,
+        cluster_id: config.cluster_id,
+        incarnation: stores.log.owner().incarnation,
+        boot: draw_bytes(&*host.entropy),
+    };
+    Sessions::new(own, stores.log.clone())
+}
+
+/// Says Hello to every member once, so that a disk that was rolled back is found out
+/// before it is asked to vote.
+async fn greet_all(peers: Peers, status: StatusWatch, stop: tokio_util::sync::CancellationToken) {
+    let own = peers.sessions().own().node_id;
+    let greeting = async {
+        let mut changes = status.subscribe();
+        let known = changes.wait_for(|now| !now.members.is_empty()).await;
+        let Ok(members) = known.map(|now| now.clone()) else {
+            return;
+        };
+        for node in members.members.keys().filter(|node| **node != own) {
+            let Some(remote) = members.remote(*node) else {
+                continue;
+            };
+            if peers.sessions().met(*node).is_none()
+                && let Err(error) = peers.greet(&remote, GREET_TIMEOUT).await
+            {
+                tracing::debug!(%error, "a member was not reached at start");
+            }
+        }
+    };
+    tokio::select! {
+        () = greeting => {}
+        () = stop.cancelled() => {}
+    }
+}

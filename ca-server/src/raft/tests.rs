@@ -1,0 +1,17 @@
+//! Tests of consensus on a small state: the library's own suite, crashes at every write
+//! and sync, and clusters in one process.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
+
+mod cluster;
+mod disk;
+mod harness;
+mod log;
+mod state;

@@ -1,0 +1,460 @@
+//! Clusters of one and three members.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mintmark_runtime::task::Tasks;
+use tokio::time::Instant;
+
+use super::disk::Unsynced;
+use super::harness::{CLUSTER, Cluster, PATIENCE, Strangers, address, admin, has, status_is};
+use super::state::{Names, add};
+use crate::raft::{
+    ClusterId, Consensus, MembershipError, OpenError, ProposeError, RaftConfig, RaftFault, Role,
+    folder_owner,
+};
+use crate::store::leaves::ReadLeavesError;
+
+#[tokio::test(start_paused = true)]
+async fn one_member_bootstraps_proposes_and_remembers() {
+    let mut cluster = Cluster::new();
+    cluster.start(1).await;
+    let consensus = cluster.nodes[&1].consensus.clone();
+    assert!(!consensus.is_member());
+    consensus.bootstrap().await.unwrap();
+    assert!(consensus.is_member());
+    let first = cluster.propose(1, "a").await.unwrap();
+    let second = cluster.propose(1, "b").await.unwrap();
+    assert_eq!(first.result.detail, "a");
+    assert!(first.position < second.position);
+    assert_eq!(*consensus.applied().borrow(), second.position);
+    consensus.read_index().await.unwrap();
+    assert_eq!(consensus.quorum_age(), Some(Duration::ZERO));
+    let leaves = consensus.leaves(0..2, usize::MAX).await.unwrap();
+    assert_eq!(leaves, ["a", "b"]);
+    let beyond = consensus.leaves(0..3, usize::MAX).await;
+    assert!(matches!(beyond, Err(ReadLeavesError::BeyondEnd { end: 2 })));
+    assert!(consensus.bootstrap().await.is_err(), "once only");
+    drop(consensus);
+
+    for crash in [false, true] {
+        if crash {
+            cluster.crash(1, Unsynced::Lost).await;
+        } else {
+            cluster.stop(1).await;
+        }
+        cluster.start(1).await;
+        cluster.settled().await;
+        cluster.all_have(&["a", "b"]).await;
+        let consensus = &cluster.nodes[&1].consensus;
+        assert_eq!(consensus.leaves(0..2, usize::MAX).await.unwrap().len(), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_any_member_proposes_every_member_applies_once() {
+    let cluster = Cluster::of(3).await;
+    cluster.settled().await;
+    let mut names = Vec::new();
+    for round in 0..3 {
+        for via in 1..=3 {
+            let name = format!("{round}-{via}");
+            let proposed = cluster.propose(via, &name).await.unwrap();
+            assert_eq!(proposed.result.detail, name);
+            // Applied where it was proposed, before the answer.
+            let here = cluster.nodes[&via]
+                .consensus
+                .read(|state| state.names.clone());
+            assert_eq!(here.last(), Some(&name));
+            names.push(name);
+        }
+    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    cluster.all_have(&names).await;
+    let states: Vec<Names> = cluster
+        .nodes
+        .values()
+        .map(|node| node.consensus.read(Clone::clone))
+        .collect();
+    assert!(states.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_proposals_share_entries_and_syncs() {
+    let cluster = Cluster::of(1).await;
+    let before = cluster.disks[&1].syncs();
+    let status = cluster.nodes[&1].consensus.status();
+    let entries_before = status.borrow().last_log_index.unwrap();
+    let mut proposals = Vec::new();
+    for number in 0..500 {
+        let consensus = cluster.nodes[&1].consensus.clone();
+        proposals.push(tokio::spawn(async move {
+            let name = number.to_string();
+            consensus.propose(add(&name), admin(), None).await.unwrap()
+        }));
+    }
+    let mut positions = Vec::new();
+    for proposal in proposals {
+        positions.push(proposal.await.unwrap().position);
+    }
+    positions.sort_unstable();
+    positions.dedup();
+    assert_eq!(positions.len(), 500, "every command has its own position");
+    let entries = status.borrow().last_log_index.unwrap() - entries_before;
+    assert!(entries <= 10, "{entries} entries for 500 commands");
+    let syncs = cluster.disks[&1].syncs() - before;
+    assert!(syncs <= 20, "{syncs} syncs for 500 commands");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_leader_is_replaced_within_a_second() {
+    let mut cluster = Cluster::of(3).await;
+    cluster.propose(1, "before").await.unwrap();
+    let leader = cluster.settled().await;
+    cluster.crash(leader, Unsynced::Lost).await;
+    let lost = Instant::now();
+    let survivor = *cluster.nodes.keys().next().unwrap();
+    let proposed = cluster.propose(survivor, "after").await.unwrap();
+    assert_eq!(proposed.result.detail, "after");
+    assert!(
+        lost.elapsed() < Duration::from_millis(1100),
+        "{:?}",
+        lost.elapsed()
+    );
+    cluster.all_have(&["before", "after"]).await;
+    cluster.start(leader).await;
+    cluster.all_have(&["before", "after"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_in_any_order_loses_nothing() {
+    let mut cluster = Cluster::of(3).await;
+    let mut names = Vec::new();
+    let orders = [
+        [1, 2, 3],
+        [1, 3, 2],
+        [2, 1, 3],
+        [2, 3, 1],
+        [3, 1, 2],
+        [3, 2, 1],
+    ];
+    for (round, order) in orders.into_iter().enumerate() {
+        cluster.settled().await;
+        let name = format!("round {round}");
+        cluster.propose(order[0], &name).await.unwrap();
+        names.push(name);
+        for node in order {
+            if round % 2 == 0 {
+                cluster.crash(node, Unsynced::Lost).await;
+            } else {
+                cluster.stop(node).await;
+            }
+        }
+        for node in order.into_iter().rev() {
+            cluster.start(node).await;
+        }
+        cluster.settled().await;
+        let expected: Vec<&str> = names.iter().map(String::as_str).collect();
+        cluster.all_have(&expected).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_learner_gets_snapshot_log_and_leaves_and_votes_after() {
+    let mut cluster = Cluster::new();
+    cluster.snapshot_every = 20;
+    cluster.start(1).await;
+    cluster.nodes[&1].consensus.bootstrap().await.unwrap();
+    let names: Vec<String> = (0..100).map(|number| format!("name {number}")).collect();
+    for name in &names {
+        cluster.propose(1, name).await.unwrap();
+    }
+    let first = &cluster.nodes[&1].consensus;
+    status_is(first, |now| now.snapshot_log_index >= Some(80)).await;
+    cluster.start(2).await;
+    let first = cluster.nodes[&1].consensus.clone();
+    first.add_learner(2, &address(2)).await.unwrap();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let learner = cluster.nodes[&2].consensus.clone();
+    has(&learner, &names).await;
+    assert_eq!(learner.role(), Role::Learner);
+    // The log that it got cannot have held the first names.
+    tokio::time::timeout(PATIENCE, async {
+        while learner.leaves(0..100, usize::MAX).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let leaves = learner.leaves(0..100, usize::MAX).await.unwrap();
+    assert_eq!(leaves, names);
+    assert!(
+        learner.read(|state| state.index) > 100 || learner.read(|state| state.index) == 100,
+        "all commands count"
+    );
+    cluster.promote(2).await;
+    status_is(&learner, |now| now.voters.len() == 2 && !now.joint).await;
+
+    // And it keeps the leaves and the state over a crash.
+    drop(learner);
+    cluster.crash(2, Unsynced::Lost).await;
+    cluster.start(2).await;
+    has(&cluster.nodes[&2].consensus, &names).await;
+    let leaves = cluster.nodes[&2].consensus.leaves(0..100, usize::MAX).await;
+    assert_eq!(leaves.unwrap().len(), 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wiped_member_is_refused_and_says_so() {
+    let mut cluster = Cluster::of(3).await;
+    cluster.propose(1, "a").await.unwrap();
+    cluster.all_have(&["a"]).await;
+    let node = cluster.follower().await;
+    cluster.stop(node).await;
+    cluster.disks.remove(&node);
+    cluster.start(node).await;
+    let wiped = cluster.nodes[&node].consensus.clone();
+    // The others talk to it only to find out.
+    let others: Vec<u64> = (1..=3).filter(|id| *id != node).collect();
+    cluster.propose(others[0], "b").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(!wiped.is_member(), "nothing reached the wiped member");
+    // Under a new id it is welcome.
+    cluster.stop(node).await;
+    cluster.nodes[&others[0]]
+        .consensus
+        .remove(node)
+        .await
+        .unwrap();
+    cluster.start(4).await;
+    let first = cluster.nodes[&others[0]].consensus.clone();
+    first.add_learner(4, &address(4)).await.unwrap();
+    has(&cluster.nodes[&4].consensus, &["a", "b"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_was_rolled_back_is_refused_and_stops() {
+    let mut cluster = Cluster::of(3).await;
+    cluster.propose(1, "a").await.unwrap();
+    cluster.all_have(&["a"]).await;
+    let node = cluster.follower().await;
+    cluster.stop(node).await;
+    let backup = cluster.disks[&node].copy();
+    cluster.start(node).await;
+    cluster.settled().await;
+    cluster.propose(node, "b").await.unwrap();
+    cluster.all_have(&["a", "b"]).await;
+    cluster.stop(node).await;
+    cluster.disks.insert(node, backup);
+    cluster.start(node).await;
+    let failed = cluster.nodes[&node].consensus.failed();
+    let fault = tokio::time::timeout(PATIENCE, failed).await.unwrap();
+    assert!(matches!(fault, RaftFault::RolledBack), "{fault}");
+    let others: Vec<u64> = (1..=3).filter(|id| *id != node).collect();
+    cluster.propose(others[0], "c").await.unwrap();
+    assert_eq!(
+        cluster.nodes[&node]
+            .consensus
+            .read(|state| state.names.len()),
+        1
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stranger_is_not_heard() {
+    let mut cluster = Cluster::of(3).await;
+    let node = cluster.follower().await;
+    cluster.stop(node).await;
+    cluster.strangers.0.lock().unwrap().insert(node);
+    cluster.start(node).await;
+    let refused = cluster.propose(node, "a").await;
+    assert!(
+        matches!(refused, Err(ProposeError::NoLeader | ProposeError::Unknown)),
+        "{refused:?}"
+    );
+    cluster.strangers.0.lock().unwrap().clear();
+    cluster.propose(node, "b").await.unwrap();
+    cluster.all_have(&["b"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_makes_a_retry_harmless() {
+    let cluster = Cluster::of(3).await;
+    let via = cluster.follower().await;
+    let consensus = &cluster.nodes[&via].consensus;
+    let key = Some([4; 16]);
+    let first = consensus.propose(add("a"), admin(), key).await.unwrap();
+    assert!(!first.result.replayed);
+    let again = consensus.propose(add("a"), admin(), key).await.unwrap();
+    assert!(again.result.replayed);
+    cluster.all_have(&["a"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn proposals_survive_the_loss_of_leaders_exactly_once() {
+    let mut cluster = Cluster::of(3).await;
+    let mut expected = Vec::new();
+    for round in 0..6_u8 {
+        let leader = cluster.settled().await;
+        let via = cluster.follower().await;
+        let consensus = cluster.nodes[&via].consensus.clone();
+        let name = format!("round {round}");
+        let proposed = name.clone();
+        let proposing = tokio::spawn(async move {
+            let key = Some([round; 16]);
+            consensus.propose(add(&proposed), admin(), key).await
+        });
+        // Let it get to different depths before the power goes.
+        for _ in 0..round * 7 {
+            tokio::task::yield_now().await;
+        }
+        cluster.crash(leader, Unsynced::Lost).await;
+        let outcome = proposing.await.unwrap();
+        assert_eq!(outcome.map(|_| ()), Ok(()), "round {round}");
+        expected.push(name);
+        cluster.start(leader).await;
+        cluster.settled().await;
+        let names: Vec<&str> = expected.iter().map(String::as_str).collect();
+        cluster.all_have(&names).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_cut_off_grows_old_and_promises_nothing() {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.settled().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for node in cluster.nodes.values() {
+        let age = node.consensus.quorum_age().unwrap();
+        assert!(
+            age < Duration::from_millis(900),
+            "{:?}: {age:?}",
+            node.consensus
+        );
+    }
+    cluster.cut(leader);
+    let began = Instant::now();
+    let lost = cluster.propose(leader, "lost").await;
+    assert_eq!(lost.map(|_| ()), Err(ProposeError::Unknown));
+    let old = cluster.nodes[&leader].consensus.clone();
+    assert!(
+        old.quorum_age()
+            .is_none_or(|age| age + Duration::from_secs(1) >= began.elapsed())
+    );
+    assert!(old.read_index().await.is_err());
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    cluster.propose(others[0], "kept").await.unwrap();
+    assert!(cluster.nodes[&others[1]].consensus.quorum_age() < Some(Duration::from_secs(1)));
+    cluster.heal();
+    cluster.all_have(&["kept"]).await;
+    old.read_index().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_index_sees_what_was_acknowledged_elsewhere() {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.settled().await;
+    for round in 0..5_usize {
+        cluster.propose(leader, "x").await.unwrap();
+        for node in cluster.nodes.values() {
+            node.consensus.read_index().await.unwrap();
+            assert_eq!(node.consensus.read(|state| state.names.len()), round + 1);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_membership_changes_one_step_at_a_time() {
+    let mut cluster = Cluster::of(3).await;
+    let via = cluster.follower().await;
+    let follower = cluster.nodes[&via].consensus.clone();
+    assert_eq!(follower.promote(9).await, Err(MembershipError::UnknownNode));
+    // A learner that never answers is not promoted.
+    follower.add_learner(9, &address(9)).await.unwrap();
+    follower.add_learner(9, &address(9)).await.unwrap();
+    assert_eq!(follower.promote(9).await, Err(MembershipError::Behind));
+    follower.remove(9).await.unwrap();
+    follower.remove(9).await.unwrap();
+    // Down to one voter, which stays.
+    let leader = cluster.settled().await;
+    for node in (1..=3).filter(|node| *node != leader) {
+        cluster.nodes[&leader].consensus.remove(node).await.unwrap();
+        cluster.stop(node).await;
+    }
+    let last = cluster.nodes[&leader].consensus.clone();
+    assert_eq!(last.remove(leader).await, Err(MembershipError::LastVoter));
+    cluster.propose(leader, "alone").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_panics_stops_the_member_with_the_entry() {
+    let cluster = Cluster::of(1).await;
+    let consensus = cluster.nodes[&1].consensus.clone();
+    let poisoned = consensus.propose(add("panic"), admin(), None).await;
+    assert_eq!(poisoned.map(|_| ()), Err(ProposeError::Unknown));
+    let fault = tokio::time::timeout(PATIENCE, consensus.failed())
+        .await
+        .unwrap();
+    let RaftFault::Stopped(why) = fault else {
+        panic!("{fault}")
+    };
+    assert!(why.contains("a poisoned command"), "{why}");
+    let after = consensus.propose(add("x"), admin(), None).await;
+    assert!(after.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_fails_stops_the_member() {
+    let cluster = Cluster::of(3).await;
+    let node = cluster.follower().await;
+    cluster.disks[&node].fail_after(1);
+    let others: Vec<u64> = (1..=3).filter(|id| *id != node).collect();
+    cluster.propose(others[0], "a").await.unwrap();
+    let failed = cluster.nodes[&node].consensus.failed();
+    let fault = tokio::time::timeout(PATIENCE, failed).await.unwrap();
+    assert!(matches!(fault, RaftFault::Store(_)), "{fault}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_folder_of_another_cluster_or_process_is_left_alone() {
+    let mut cluster = Cluster::of(1).await;
+    cluster.propose(1, "a").await.unwrap();
+    assert!(matches!(
+        cluster.try_start(1).await,
+        Err(OpenError::Locked { .. })
+    ));
+    cluster.stop(1).await;
+    let host = cluster.host(1);
+    assert_eq!(
+        folder_owner(&*host.disk, "/data").unwrap(),
+        Some((1, CLUSTER))
+    );
+    assert_eq!(folder_owner(&*host.disk, "/other").unwrap(), None);
+    let before = cluster.disks[&1].content();
+    let open = async |config: RaftConfig| {
+        let auth = Arc::new(Strangers::default());
+        let opened = Consensus::<Names>::open(&host, &config, auth, &Tasks::new()).await;
+        opened.map(|_| ()).unwrap_err()
+    };
+    let foreign = RaftConfig {
+        cluster_id: ClusterId([6; 16]),
+        ..cluster.config(1)
+    };
+    let error = open(foreign).await;
+    assert!(matches!(error, OpenError::ForeignCluster { .. }), "{error}");
+    let error = open(RaftConfig {
+        node_id: 2,
+        ..cluster.config(1)
+    })
+    .await;
+    assert!(
+        matches!(error, OpenError::ForeignNode { found: 1, .. }),
+        "{error}"
+    );
+    assert_eq!(cluster.disks[&1].content(), before);
+
+    let log = std::path::Path::new("/data/log.redb");
+    mintmark_runtime::disk::Disk::remove_file(&cluster.disks[&1], log).unwrap();
+    let error = open(cluster.config(1)).await;
+    assert!(matches!(error, OpenError::LogMissing { .. }), "{error}");
+}
