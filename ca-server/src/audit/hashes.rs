@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::tail::{
     CHUNK_BYTES_MAX, CHUNK_LEAVES_MAX, CommittedLeaves, Head, LeavesError, RecordedHashes,
+    read_counted,
 };
 use crate::store::StoreError;
 use crate::store::database::{Commit, IndexedTable, NamedTable, Reading, SealedDatabase};
@@ -405,10 +406,7 @@ impl HashKeeper {
                 return Ok(());
             }
             let end = head.size.min(start.saturating_add(CHUNK_LEAVES_MAX));
-            let leaves = self.leaves.read(start, end, CHUNK_BYTES_MAX).await?;
-            if leaves.is_empty() {
-                return Err(LeavesError::Absent(start).into());
-            }
+            let leaves = read_counted(&*self.leaves, start, end, CHUNK_BYTES_MAX).await?;
             let reached = start.saturating_add(leaves.len() as u64);
             self.hashes
                 .append(&leaves, (reached == head.size).then_some(&head))

@@ -25,7 +25,7 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use super::document::{DocumentError, LeafDocument};
-use super::tail::{CommittedLeaves, LeavesError};
+use super::tail::{CommittedLeaves, LeavesError, read_counted};
 
 pub mod file;
 
@@ -283,10 +283,7 @@ impl SinkTask {
 
     async fn read(&self, start: u64, size: u64) -> Result<Vec<SinkLeaf>, SinkError> {
         let end = size.min(start.saturating_add(BATCH_LEAVES_MAX));
-        let leaves = self.leaves.read(start, end, BATCH_BYTES_MAX).await?;
-        if leaves.is_empty() {
-            return Err(LeavesError::Absent(start).into());
-        }
+        let leaves = read_counted(&*self.leaves, start, end, BATCH_BYTES_MAX).await?;
         let decode = |(index, bytes): (u64, &bytes::Bytes)| {
             Ok(SinkLeaf {
                 index,

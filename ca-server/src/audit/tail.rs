@@ -9,6 +9,7 @@
 use std::error::Error;
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_stream::try_stream;
 use async_trait::async_trait;
@@ -66,6 +67,33 @@ pub trait CommittedLeaves: Send + Sync + Debug {
     /// fewer than asked when they take more than `bytes_max`.
     async fn read(&self, start: u64, end: u64, bytes_max: usize)
     -> Result<Vec<Bytes>, LeavesError>;
+}
+
+/// A leaf is stored a moment after the state counts it: it is looked for so often, at this distance.
+const STORING_TRIES: u32 = 1_000;
+const STORING_PAUSE: Duration = Duration::from_millis(2);
+
+/// Reads leaves that the head has counted, waiting until they are stored.
+///
+/// # Errors
+/// When they are absent, or not stored for seconds, or the store fails.
+pub async fn read_counted(
+    leaves: &dyn CommittedLeaves,
+    start: u64,
+    end: u64,
+    bytes_max: usize,
+) -> Result<Vec<Bytes>, LeavesError> {
+    let mut stored = end;
+    for _ in 0..STORING_TRIES {
+        match leaves.read(start, stored, bytes_max).await {
+            // Nothing would tell this from the end of the log.
+            Ok(read) if read.is_empty() => return Err(LeavesError::Absent(start)),
+            Err(LeavesError::Beyond { size }) if size > start => stored = size.min(end),
+            Err(LeavesError::Beyond { .. }) => tokio::time::sleep(STORING_PAUSE).await,
+            read => return read,
+        }
+    }
+    Err(LeavesError::Absent(start))
 }
 
 /// Hashes of leaves as they were recorded when the leaves were appended, kept apart from them.
@@ -183,11 +211,7 @@ impl Log {
     /// A chunk that begins at `start` and ends before `end`, which is more.
     async fn chunk(&self, start: u64, end: u64, tree_size: u64) -> Result<Chunk, LeavesError> {
         let end = end.min(start.saturating_add(CHUNK_LEAVES_MAX));
-        let leaves = self.leaves.read(start, end, CHUNK_BYTES_MAX).await?;
-        if leaves.is_empty() {
-            // Nothing would tell this from the end of the log.
-            return Err(LeavesError::Absent(start));
-        }
+        let leaves = read_counted(&*self.leaves, start, end, CHUNK_BYTES_MAX).await?;
         let end = start.saturating_add(leaves.len() as u64);
         let mut leaf_hashes = match &self.hashes {
             Some(hashes) => hashes.leaf_hashes(start, end).await?,

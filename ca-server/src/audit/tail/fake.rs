@@ -16,6 +16,8 @@ pub(crate) struct FakeLog {
     leaves: Mutex<Vec<Bytes>>,
     size: watch::Sender<u64>,
     absent: Mutex<Option<u64>>,
+    /// Leaves that are counted and not stored yet, one fewer after each read.
+    unstored: Mutex<u64>,
     pub(crate) origin: Mutex<Option<String>>,
 }
 
@@ -41,6 +43,7 @@ impl FakeLog {
             leaves: Mutex::default(),
             size: watch::Sender::new(0),
             absent: Mutex::default(),
+            unstored: Mutex::default(),
             origin: Mutex::new(Some("example.org/audit/1".into())),
         };
         log.append(leaves);
@@ -59,6 +62,10 @@ impl FakeLog {
     /// Replaces a stored leaf, as somebody with a hex editor would.
     pub(crate) fn alter(&self, index: usize, bytes: &'static [u8]) {
         self.leaves.lock().unwrap()[index] = Bytes::from_static(bytes);
+    }
+
+    pub(crate) fn set_unstored(&self, count: u64) {
+        *self.unstored.lock().unwrap() = count;
     }
 
     pub(crate) fn set_absent(&self, from: Option<u64>) {
@@ -101,10 +108,11 @@ impl CommittedLeaves for FakeLog {
             return Err(LeavesError::Absent(absent));
         }
         let leaves = self.leaves.lock().unwrap();
-        if end > leaves.len() as u64 {
-            return Err(LeavesError::Beyond {
-                size: leaves.len() as u64,
-            });
+        let mut unstored = self.unstored.lock().unwrap();
+        let size = leaves.len() as u64 - *unstored;
+        if end > size {
+            *unstored = unstored.saturating_sub(1);
+            return Err(LeavesError::Beyond { size });
         }
         let range = usize::try_from(start).unwrap()..usize::try_from(end).unwrap();
         let mut bytes = 0;

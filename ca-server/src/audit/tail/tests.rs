@@ -122,6 +122,16 @@ async fn a_follower_gets_leaves_as_they_are_committed_and_ends_with_the_server()
     assert!(stream.next().await.is_none());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_leaf_that_is_counted_is_read_as_soon_as_it_is_stored() {
+    let leaves = FakeLog::new(5);
+    leaves.set_unstored(5);
+    assert_eq!(
+        indices(&leaves, TailRequest::default()).await,
+        [0, 1, 2, 3, 4]
+    );
+}
+
 #[tokio::test]
 async fn an_absent_leaf_is_an_error_and_not_an_end() {
     let leaves = FakeLog::new(3);
