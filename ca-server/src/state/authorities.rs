@@ -147,11 +147,10 @@ impl State {
     ) -> Decided<()> {
         check_authority_form(asked)?;
         let settings = self.settings_or_refuse()?;
-        if asked.kind() == AuthorityKind::X509 {
-            if asked.hybrid != (settings.pq() == PqMode::Hybrid) {
-                let detail = "the post-quantum setting asks for another kind of key";
-                return Err(Refused::conflict(detail));
-            }
+        let hybrid = settings.pq() == PqMode::Hybrid;
+        if asked.kind() == AuthorityKind::X509 && asked.hybrid != hybrid {
+            let detail = "the post-quantum setting asks for another kind of key";
+            return Err(Refused::conflict(detail));
         }
         check_bundled(asked)?;
         let validity_max = i128::from(settings.ca_ttl_seconds) * 1_000

@@ -194,7 +194,8 @@ impl State {
     pub(super) fn create_entry(&mut self, turn: &mut Turn<'_>, wire: &Entry) -> ItemResult {
         match self.acceptable_entry(wire, turn.now) {
             Ok(entry) => self.store_entry(turn, "entry.create", entry),
-            Err((refused, existing)) => {
+            Err(conflict) => {
+                let (refused, existing) = *conflict;
                 let leaf = entry_leaf(turn, "entry.create", wire);
                 let leaf_index = self.append_denial(turn, leaf, &refused);
                 ItemResult {
@@ -210,10 +211,10 @@ impl State {
         &self,
         wire: &Entry,
         now: Timestamp,
-    ) -> Result<RegistrationEntry, (Refused, Option<Entry>)> {
+    ) -> Result<RegistrationEntry, Box<(Refused, Option<Entry>)>> {
         let mut entry = self
             .checked_entry(wire)
-            .map_err(|refused| (refused, None))?;
+            .map_err(|refused| Box::new((refused, None)))?;
         let existing = self
             .entries
             .same_triple(&entry)
@@ -221,7 +222,7 @@ impl State {
         if let Some(existing) = existing {
             let detail = format!("entry {} is already there", existing.id);
             let refused = Refused::new(Refusal::AlreadyExists, detail);
-            return Err((refused, Some(existing.into())));
+            return Err(Box::new((refused, Some(existing.into()))));
         }
         entry.created_at = now.floor_to_second();
         entry.revision = self.entries.deleted_revision_max.saturating_add(1);

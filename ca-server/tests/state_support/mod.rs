@@ -215,7 +215,7 @@ pub struct Cluster {
     pub index: u64,
     pub now: i64,
     pub leaves: Vec<Vec<u8>>,
-    serials: u64,
+    pub serials: u64,
 }
 
 impl Cluster {
