@@ -333,12 +333,16 @@ fn an_alias_entry_that_comes_with_the_token_is_made_at_once_or_nothing_is() {
     let body = join(&cluster, TOKEN, "k");
     cluster.accept(nobody(), attest(body));
     assert_eq!(cluster.state.entry_count(), 1, "not made twice");
-    // Evicting the agent takes the alias along, and only that.
+    // Evicting the agent takes its aliases along, and only those.
     cluster.create(entry("child", &path, "/child", &["unix:uid:1"]));
+    cluster.create(entry("both", &path, "/both", &[&selector, "unix:uid:1"]));
+    cluster.create(entry("else", "/elsewhere", "/else", &[&selector]));
+    cluster.create(entry("node", "/spire/server", "/node", &[&selector]));
     let applied = cluster.accept(local(), evict(&path));
-    assert_eq!(cluster.state.entry_count(), 1);
+    let left: Vec<_> = cluster.state.entries().map(|e| e.id.to_string()).collect();
+    assert_eq!(left, ["both", "child", "else"]);
     assert!(matches!(&applied.events[0], Event::EntryRemoved { id, .. } if id.as_str() == "alias"));
-    assert!(matches!(&applied.events[1], Event::AgentRemoved(_)));
+    assert!(matches!(&applied.events[2], Event::AgentRemoved(_)));
 }
 
 #[test]
@@ -546,6 +550,9 @@ fn a_join_token_agent_does_not_come_back_after_ban_or_eviction() {
         let body = join(&cluster, TOKEN, "k");
         cluster.accept(nobody(), attest(body.clone()));
         cluster.accept(local(), end(&token_agent(TOKEN)));
+        let hash = sha(TOKEN).try_into().unwrap();
+        let token = cluster.state.join_token(&hash).unwrap();
+        assert_eq!(token.expires_at_ms, cluster.now, "the token is over");
         let applied = cluster.apply(nobody(), attest(body));
         let refusal = applied.result.refusal();
         assert!(

@@ -495,6 +495,14 @@ fn a_repeated_admission_finds_itself_and_may_complete_the_record() {
         (stored.peer_certificate.as_slice(), stored.admitted_at_ms),
         (&[9, 9][..], T0)
     );
+    // Repeated once more by the server itself, which does not have it yet.
+    let unsigned = Server {
+        peer_certificate: Vec::new(),
+        ..server(0, "two")
+    };
+    cluster.accept(by_server(1), Body::AdmitServer(admit(unsigned)));
+    let stored = cluster.state.server(2).unwrap();
+    assert_eq!(stored.peer_certificate, [9, 9]);
     assert_eq!(cluster.state.servers().count(), 2);
 }
 

@@ -72,7 +72,13 @@ impl State {
             super::vault::check_wrapped(key)?;
         }
         let (id, admitted_at_ms, action) = match known {
-            Some(known) => (known.node_id, known.admitted_at_ms, "server.change"),
+            Some(known) => {
+                // A server that repeats its admission does not know its certificate yet.
+                if server.peer_certificate.is_empty() {
+                    server.peer_certificate.clone_from(&known.peer_certificate);
+                }
+                (known.node_id, known.admitted_at_ms, "server.change")
+            }
             None => {
                 let epoch = self.epoch();
                 (

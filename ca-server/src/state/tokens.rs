@@ -9,7 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mintmark_identity::clock::Timestamp;
-use mintmark_identity::entry::EntryId;
+use mintmark_identity::entry::{EntryId, RegistrationEntry};
+use mintmark_identity::selector;
 use mintmark_identity::spiffe_id::SpiffeId;
 use mintmark_proto::mintmark::audit::v1::Leaf;
 use mintmark_proto::mintmark::raft::v1::{AttestNode, CommandResult, CreateJoinToken, Refusal};
@@ -23,6 +24,9 @@ use super::turn::{Decided, Refused, Turn, digest};
 /// Tokens that may exist at a time; each holds a few hundred bytes of every
 /// server's memory.
 pub const JOIN_TOKENS_MAX: usize = 100_000;
+
+/// Kind of the selector that is an agent's own ID.
+const ALIAS_SELECTOR: &str = "spiffe_id";
 
 /// All join tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -231,19 +235,19 @@ impl State {
     }
 
     /// Deletes the entries that alias this agent alone, as SPIRE does when a
-    /// join-token agent is evicted.
+    /// join-token agent is evicted: those that ask for its ID and nothing else.
     pub(super) fn delete_token_aliases(&mut self, turn: &mut Turn<'_>, agent: &SpiffeId) {
-        let Some(hash) = token_of(agent) else { return };
-        let Ok(model) = mintmark_identity::entry::RegistrationEntry::try_from(&alias_entry(
-            agent,
-            agent.as_str(),
-            &hash,
-        )) else {
+        if token_of(agent).is_none() {
+            return;
+        }
+        let Ok(own) = selector::Selector::new(ALIAS_SELECTOR, agent.as_str()) else {
             return;
         };
-        let of_agent = self.entries.of_parent(agent);
-        let own = of_agent.filter(|entry| entry.selectors == model.selectors);
-        let ids: Vec<EntryId> = own.map(|entry| entry.id.clone()).collect();
+        let is_alias = |entry: &&RegistrationEntry| {
+            entry.selectors.len() == 1 && (entry.parent_id == *agent || entry.parent_id.is_server())
+        };
+        let aliases = self.entries.with_selector(&own).filter(is_alias);
+        let ids: Vec<EntryId> = aliases.map(|entry| entry.id.clone()).collect();
         for id in ids {
             self.delete_entry(turn, id.as_str(), "agent.evict");
         }
@@ -260,7 +264,7 @@ fn alias_entry(agent: &SpiffeId, alias: &str, hash: &[u8; 32]) -> Entry {
         spiffe_id: alias.to_owned(),
         parent_id: agent.as_str().to_owned(),
         selectors: vec![Selector {
-            kind: "spiffe_id".to_owned(),
+            kind: ALIAS_SELECTOR.to_owned(),
             value: agent.as_str().to_owned(),
         }],
         ..Entry::default()
