@@ -6,14 +6,18 @@
 //! its identity is gone from memory and disk. Not here: the files (`store`), evidence
 //! (`attestation`), resuming (`resume`).
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use mintmark_identity::{
     clock::Timestamp, entropy::draw_u64, rotation::renewal_due, secret::SecretBytes,
-    spiffe_id::SpiffeId, svid::x509::X509Svid, tls::BundleSource, trust_domain::TrustDomain,
+    svid::x509::X509Svid, tls::BundleSource, trust_domain::TrustDomain,
 };
 use mintmark_proto::mintmark::agent::v1::IssueX509Request;
-use mintmark_runtime::{Host, backoff::Backoff, tls::ClientConfigSource};
+use mintmark_runtime::{
+    Host,
+    backoff::{Backoff, fraction},
+    tls::ClientConfigSource,
+};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +26,11 @@ use tonic::{Code, Status};
 use self::store::{Denied, Own, Store, StoreError};
 use crate::{
     attestation::NodeAttestor,
-    cache::{Cache, state::Denial},
+    cache::{
+        Cache,
+        plan::TAINT_SPREAD,
+        state::{Denial, State},
+    },
     code,
     csr::NewKey,
     issuer::IssueError,
@@ -137,12 +145,28 @@ enum Step {
     Wait(Timestamp),
 }
 
-fn next_step(own: Option<&Own>, now: Timestamp) -> Step {
-    match own {
-        None => Step::Attest,
-        Some(own) if own.svid.validity().not_after < now => Step::Resume,
-        Some(own) if own.renew_at <= now => Step::Renew,
-        Some(own) => Step::Wait(own.renew_at),
+/// How the present SVID stands with the bundle.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Standing {
+    /// Peers accept it.
+    Good,
+    /// Its authority is tainted: it is to be renewed at this time.
+    Tainted(Timestamp),
+    /// It expired, or its authority left the bundle: nobody accepts it.
+    Refused,
+}
+
+fn next_step(own: Option<&Own>, standing: Standing, now: Timestamp) -> Step {
+    let Some(own) = own else { return Step::Attest };
+    let due = match standing {
+        Standing::Refused => return Step::Resume,
+        Standing::Tainted(at) => own.renew_at.min(at),
+        Standing::Good => own.renew_at,
+    };
+    if due <= now {
+        Step::Renew
+    } else {
+        Step::Wait(due)
     }
 }
 
@@ -172,14 +196,20 @@ impl AgentSvid {
     ) -> Result<(), AgentError> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
         let mut states = self.cache.watch();
+        let mut trust = self.trust.replaced();
         loop {
             let now = self.host.clock.now();
-            self.show(own.as_ref(), now);
-            let denied = states.borrow_and_update().denied;
+            trust.mark_unchanged();
+            let (denied, tainted) = {
+                let state = states.borrow_and_update();
+                (state.denied, Arc::clone(&state.tainted))
+            };
+            let standing = self.standing(own.as_ref(), &tainted, now);
+            self.show(own.as_ref().filter(|_| standing != Standing::Refused));
             if let Some(denial) = denied {
                 return Err(self.denied(denial, own.as_ref()));
             }
-            let step = next_step(own.as_ref(), now);
+            let step = next_step(own.as_ref(), standing, now);
             let wait = match step {
                 Step::Wait(at) => at.since(now),
                 step => match self.perform(step, own.as_ref(), &stop).await {
@@ -198,13 +228,33 @@ impl AgentSvid {
                 },
             };
             let wait = self.bounded(wait, own.as_ref(), now);
+            let news =
+                |state: &State| state.denied.is_some() || !Arc::ptr_eq(&state.tainted, &tainted);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                changed = states.wait_for(|state| state.denied.is_some()) => {
+                changed = trust.changed() => if changed.is_err() { return Ok(()) },
+                changed = states.wait_for(|state| news(state)) => {
                     if changed.is_err() { return Ok(()) }
                 }
                 () = stop.cancelled() => return Ok(()),
             }
+        }
+    }
+
+    fn standing(
+        &self,
+        own: Option<&Own>,
+        tainted: &BTreeMap<String, Timestamp>,
+        now: Timestamp,
+    ) -> Standing {
+        let Some(own) = own else {
+            return Standing::Good;
+        };
+        match verify::authority_of(&own.chain, &self.trust.bundles(), now) {
+            None => Standing::Refused,
+            Some(authority) => tainted.get(&authority).map_or(Standing::Good, |since| {
+                Standing::Tainted(since.saturating_add(fraction(TAINT_SPREAD, own.draw)))
+            }),
         }
     }
 
@@ -219,15 +269,14 @@ impl AgentSvid {
         wait.min(end).min(Duration::from_secs(60))
     }
 
-    /// Shows the SVID to TLS while it holds.
-    fn show(&self, own: Option<&Own>, now: Timestamp) {
-        let holds = own.filter(|own| own.svid.validity().not_after >= now);
-        if holds.is_none() {
+    /// Stops showing an SVID to TLS that no server accepts.
+    fn show(&self, accepted: Option<&Own>) {
+        if accepted.is_none() {
             self.own.set(None);
             self.identity
                 .send_if_modified(|identity| std::mem::replace(identity, 0) != 0);
         }
-        let end = holds.map_or(0, |own| own.svid.validity().not_after.unix_secs());
+        let end = accepted.map_or(0, |own| own.svid.validity().not_after.unix_secs());
         self.metrics.agent_svid_expiry.set(end);
     }
 
@@ -357,11 +406,13 @@ impl AgentSvid {
             .collect();
         let svid = X509Svid::new(certificates, SecretBytes::from(key.pkcs8))
             .map_err(|error| Failure::Passing(error.to_string()))?;
-        let renew_at = renewal_due(accepted.validity, draw_u64(self.host.entropy.as_ref()));
+        let draw = draw_u64(self.host.entropy.as_ref());
+        let renew_at = renewal_due(accepted.validity, draw);
         let own = Own {
             svid: Arc::new(svid),
             chain: accepted.chain,
             renew_at,
+            draw,
             evidence,
         };
         self.store.keep(&own)?;

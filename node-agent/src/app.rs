@@ -14,7 +14,7 @@ use mintmark_identity::{
 use mintmark_runtime::{
     Host, disk::DiskLock, drain::DrainTrigger, readiness::Readiness, task::Tasks,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use self::{assemble::Core, open::open};
 use crate::{
@@ -201,6 +201,12 @@ impl RunningAgent {
     #[must_use]
     pub fn state(&self) -> Arc<State> {
         self.core.cache.current()
+    }
+
+    /// Follows what the agent serves from.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Arc<State>> {
+        self.core.cache.watch()
     }
 
     /// Where the probes are served: the configured port 0 is a real one here.

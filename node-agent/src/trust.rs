@@ -21,6 +21,7 @@ use mintmark_identity::{
     trust_domain::TrustDomain,
 };
 use mintmark_runtime::disk::{Disk, MODE_PUBLIC};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{cache::Cache, code, pem};
@@ -57,6 +58,7 @@ pub enum TrustError {
 pub struct Trust {
     trust_domain: TrustDomain,
     bundles: Arc<ArcSwap<BundleSet>>,
+    replaced: Arc<watch::Sender<u64>>,
     file: PathBuf,
     disk: Arc<dyn Disk>,
 }
@@ -103,6 +105,7 @@ impl Trust {
         Ok(Self {
             trust_domain,
             bundles,
+            replaced: Arc::new(watch::Sender::new(0)),
             file,
             disk,
         })
@@ -117,6 +120,12 @@ impl Trust {
             .is_some_and(|bundle| has_valid_anchor(bundle, now))
     }
 
+    /// Rises whenever the bundle is replaced.
+    #[must_use]
+    pub fn replaced(&self) -> watch::Receiver<u64> {
+        self.replaced.subscribe()
+    }
+
     /// Takes a bundle that was verified, and keeps it.
     pub async fn replace(&self, bundle: Arc<Bundle>) {
         let current = self.bundles.load();
@@ -128,6 +137,8 @@ impl Trust {
         }
         let document = bundle.to_document();
         self.bundles.store(Arc::new([bundle].into_iter().collect()));
+        self.replaced
+            .send_modify(|count| *count = count.saturating_add(1));
         let (disk, file) = (Arc::clone(&self.disk), self.file.clone());
         let kept = self
             .disk
@@ -138,18 +149,25 @@ impl Trust {
         }
     }
 
-    /// Follows the cache's own bundle.
+    /// Takes each new bundle that servers send. What the cache held at the start is older than,
+    /// or the same as, what was kept.
     pub async fn follow(self, cache: Cache, stop: CancellationToken) {
         let mut changes = cache.watch();
+        let mut seen = changes.borrow_and_update().own_bundle().cloned();
         loop {
-            let own = changes.borrow_and_update().own_bundle().cloned();
-            if let Some(bundle) = own {
-                self.replace(bundle).await;
-            }
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
                 () = stop.cancelled() => return,
             }
+            let own = changes.borrow_and_update().own_bundle().cloned();
+            let same = match (&own, &seen) {
+                (Some(own), Some(seen)) => Arc::ptr_eq(own, seen),
+                _ => false,
+            };
+            if let Some(bundle) = own.clone().filter(|_| !same) {
+                self.replace(bundle).await;
+            }
+            seen = own;
         }
     }
 }

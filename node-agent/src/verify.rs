@@ -84,6 +84,14 @@ pub fn still_verifies(svid: &CachedSvid, bundles: &BundleSet, now: Timestamp) ->
     verify(&svid.chain, bundles, now).is_ok()
 }
 
+/// The authority that a chain leads to, if it verifies.
+#[must_use]
+pub fn authority_of(chain: &[Vec<u8>], bundles: &BundleSet, now: Timestamp) -> Option<String> {
+    verify(chain, bundles, now)
+        .ok()
+        .map(|verified| verified.authority_id)
+}
+
 fn verify(
     chain: &[Vec<u8>],
     bundles: &BundleSet,

@@ -45,6 +45,8 @@ pub struct Own {
     pub chain: Vec<Vec<u8>>,
     /// When to renew it: drawn once.
     pub renew_at: Timestamp,
+    /// Spreads a forced renewal over the agents of a fleet.
+    pub draw: u64,
     /// What it was attested with.
     pub evidence: String,
 }
@@ -57,6 +59,7 @@ struct Record {
     agent_id: String,
     certificates: Vec<String>,
     renew_at_ms: i64,
+    draw: u64,
     evidence: String,
 }
 
@@ -215,10 +218,12 @@ impl Store {
                     }
                     let renew_at = Timestamp::from_unix_millis(record.renew_at_ms);
                     let (svid, evidence) = (Arc::new(svid), record.evidence);
+                    let draw = record.draw;
                     return Ok(Some(Own {
                         svid,
                         chain,
                         renew_at,
+                        draw,
                         evidence,
                     }));
                 }
@@ -277,6 +282,7 @@ impl Store {
             agent_id: own.svid.spiffe_id().to_string(),
             certificates: own.chain.iter().map(|der| STANDARD.encode(der)).collect(),
             renew_at_ms: own.renew_at.unix_millis(),
+            draw: own.draw,
             evidence: own.evidence.clone(),
         };
         let bytes = serde_json::to_vec_pretty(&record).map_err(|error| StoreError::Damaged {

@@ -1,0 +1,624 @@
+//! From attestation to the end: restarts, outages, denials, and servers that fail.
+
+use std::time::Duration;
+
+use mintmark_identity::clock::Clock;
+use mintmark_proto::mintmark::{
+    agent::v1 as pb,
+    agentadmin::v1::{
+        ExplainRequest, GetStatusRequest, agent_admin_client::AgentAdminClient,
+        explain_request::Target,
+    },
+};
+use node_agent::{Agent, RunError, config::Evidence};
+use tonic::Code;
+
+use crate::{
+    fake_server::{FakeServer, TOKEN},
+    harness::{Bed, entry, entry_for, ids, my_uid, next, wait_state, wait_world, within},
+};
+
+#[tokio::test]
+async fn a_lost_reply_strands_nobody_because_the_same_key_asks_again() {
+    let bed = Bed::new().await;
+    bed.world.with(|inner| inner.lose_replies = 2);
+    let agent = bed.start().await;
+    let id = agent.agent_id().unwrap();
+    assert_eq!(
+        id.as_str(),
+        format!("spiffe://example.org/spire/agent/join_token/{TOKEN}")
+    );
+    let keys = bed.world.with(|inner| inner.agents[id.as_str()].clone());
+    assert_eq!(keys.len(), 3);
+    assert!(keys.iter().all(|key| *key == keys[0]));
+}
+
+#[tokio::test]
+async fn a_lost_reply_and_a_crash_strand_nobody_either() {
+    let bed = Bed::new().await;
+    bed.world.with(|inner| inner.lose_replies = 1);
+    let first = bed.launch().await;
+    wait_world_tokens(&bed).await;
+    first.stop().await;
+    let second = bed.start().await;
+    let id = second.agent_id().unwrap();
+    let keys = bed.world.with(|inner| inner.agents[id.as_str()].clone());
+    assert!(
+        keys.iter().all(|key| *key == keys[0]),
+        "the key was on disk before the token was used"
+    );
+}
+
+/// Waits until a server has bound the token to a key.
+async fn wait_world_tokens(bed: &Bed) {
+    let bound = async {
+        while bed.world.with(|inner| inner.tokens[TOKEN].is_none()) {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(bound).await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_refused_ends_the_agent_with_a_clear_error() {
+    let mut bed = Bed::new().await;
+    bed.config.evidence = Evidence::JoinToken("unknown".to_owned());
+    let mut agent = bed.launch().await;
+    let error = within(agent.ready()).await.unwrap_err();
+    assert_eq!(error.exit_code(), 77);
+    let RunError::Agent(error) = error else {
+        panic!("{error}")
+    };
+    assert!(error.to_string().starts_with("MM-2021"), "{error}");
+    assert!(
+        !error.to_string().contains("unknown"),
+        "the token is not told"
+    );
+}
+
+#[tokio::test]
+async fn without_evidence_or_trust_the_agent_says_what_is_missing() {
+    let mut bed = Bed::new().await;
+    bed.config.evidence = Evidence::None;
+    let mut agent = bed.launch().await;
+    let error = within(agent.failed()).await;
+    assert_eq!(error.exit_code(), 78, "{error}");
+    agent.stop().await;
+    bed.config.trust_bundle_path = None;
+    bed.config.data_dir = bed.dir.path().join("fresh");
+    let error = Agent::start(bed.host(), bed.config.clone())
+        .await
+        .unwrap_err();
+    assert_eq!(error.exit_code(), 78, "{error}");
+}
+
+#[tokio::test]
+async fn a_restart_serves_the_same_serial_and_key_although_no_server_answers() {
+    let mut bed = Bed::new().await;
+    bed.world.put_entry(entry("a", "/a"));
+    let agent = bed.start().await;
+    let before = bed.first_x509().await.unwrap();
+    agent.stop().await;
+    bed.stop_server().await;
+    bed.config.evidence = Evidence::None;
+    let _again = bed.start().await;
+    assert_eq!(bed.first_x509().await.unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_restart_without_servers_does_not_bring_back_what_was_taken_away() {
+    let mut bed = Bed::new().await;
+    bed.world.put_entry(entry("a", "/a"));
+    bed.world.put_entry(entry("b", "/b"));
+    let agent = bed.start().await;
+    wait_state(&agent, |state| state.svids.len() == 2).await;
+    let denial = bed.world.remove_entry("a");
+    wait_world(&bed.world, |inner| {
+        inner.acknowledged.iter().any(|(at, _)| *at == denial)
+    })
+    .await;
+    // The agent is gone without a goodbye, right after it acknowledged.
+    let data = bed.dir.path().join("copy");
+    copy_dir(&bed.config.data_dir, &data);
+    bed.stop_server().await;
+    agent.stop().await;
+    bed.config.data_dir = data;
+    reuse_cache_key(&bed);
+    let _again = bed.start().await;
+    assert_eq!(ids(&bed.first_x509().await.unwrap()), ["/b"]);
+}
+
+fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+/// Key files are named after the data directory: gives the copy the original's key.
+fn reuse_cache_key(bed: &Bed) {
+    use sha2::Digest;
+    let keys = &bed.config.keys_dir;
+    let old = std::fs::read_dir(keys)
+        .unwrap()
+        .map(|file| file.unwrap().path());
+    let old = old.filter(|path| path.extension().is_some()).find(|path| {
+        path.file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .starts_with("cache-")
+    });
+    let name = sha2::Sha256::digest(bed.config.data_dir.as_os_str().as_encoded_bytes());
+    let name: String = hex::encode(name).chars().take(16).collect();
+    std::fs::copy(old.unwrap(), keys.join(format!("cache-{name}.key"))).unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_cache_costs_new_svids_and_nothing_else() {
+    let bed = Bed::new().await;
+    bed.world.put_entry(entry("a", "/a"));
+    let agent = bed.start().await;
+    let before = bed.first_x509().await.unwrap();
+    agent.stop().await;
+    let file = bed.config.data_dir.join("cache.sealed");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let _again = bed.start().await;
+    let after = bed.first_x509().await.unwrap();
+    assert_eq!(ids(&after), ["/a"]);
+    assert_ne!(after, before);
+}
+
+#[tokio::test]
+async fn the_cache_file_holds_no_key_in_the_clear_and_lies_apart_from_its_key() {
+    let bed = Bed::new().await;
+    bed.world.put_entry(entry("a", "/a"));
+    let agent = bed.start().await;
+    let key = bed
+        .first_x509()
+        .await
+        .unwrap()
+        .svids
+        .remove(0)
+        .x509_svid_key;
+    agent.stop().await;
+    let file = std::fs::read(bed.config.data_dir.join("cache.sealed")).unwrap();
+    assert!(
+        !file
+            .windows(16)
+            .any(|window| key.windows(16).any(|part| part == window))
+    );
+    for file in std::fs::read_dir(&bed.config.keys_dir).unwrap() {
+        use std::os::unix::fs::PermissionsExt;
+        let file = file.unwrap();
+        assert_eq!(
+            file.metadata().unwrap().permissions().mode() & 0o777,
+            0o600,
+            "{file:?}"
+        );
+    }
+    assert!(!bed.config.keys_dir.starts_with(&bed.config.data_dir));
+}
+
+#[tokio::test]
+async fn the_agents_own_svid_is_renewed_and_used_for_new_connections() {
+    let bed = Bed::new().await;
+    bed.world
+        .with(|inner| inner.agent_ttl = Duration::from_secs(4));
+    bed.world.put_entry(entry("a", "/a"));
+    let agent = bed.start().await;
+    let id = agent.agent_id().unwrap().to_string();
+    let renewed = async {
+        while bed.world.with(|inner| inner.agents[&id].len()) < 3 {
+            tokio::time::timeout(Duration::from_millis(50), std::future::pending::<()>())
+                .await
+                .ok();
+        }
+    };
+    within(renewed).await;
+    let keys = bed.world.with(|inner| inner.agents[&id].clone());
+    assert_ne!(keys[0], keys[1], "each SVID has a key of its own");
+    // A stream per SVID, each resuming where the last one was.
+    wait_world(&bed.world, |inner| inner.resumed_from.len() >= 3).await;
+    assert!(bed.world.with(|inner| inner.resumed_from[1].is_some()));
+    bed.world.put_entry(entry("b", "/b"));
+    wait_state(&agent, |state| state.svids.len() == 2).await;
+}
+
+#[tokio::test]
+async fn an_agent_whose_svid_expired_resumes_with_its_last_key() {
+    let mut bed = Bed::new().await;
+    bed.world.put_entry(entry("a", "/a"));
+    let agent = bed.start().await;
+    let before = agent.agent_id();
+    agent.stop().await;
+    bed.stop_server().await;
+    bed.clock.advance(Duration::from_secs(5 * 3_600));
+    bed.restart_server().await;
+    bed.config.evidence = Evidence::None;
+    let again = bed.start().await;
+    wait_state(&again, |state| !state.svids.is_empty()).await;
+    assert_eq!(again.agent_id(), before);
+    let now = bed.clock.now();
+    assert!(
+        again
+            .state()
+            .svids
+            .values()
+            .all(|svid| svid.validity.contains(now))
+    );
+}
+
+#[tokio::test]
+async fn an_agent_that_no_server_knows_any_more_says_so() {
+    let bed = Bed::new().await;
+    let agent = bed.start().await;
+    agent.stop().await;
+    bed.clock.advance(Duration::from_secs(5 * 3_600));
+    bed.world.with(|inner| inner.agents.clear());
+    let mut again = bed.launch().await;
+    let error = within(again.failed()).await;
+    let RunError::Agent(error) = error else {
+        panic!("{error}")
+    };
+    assert!(error.to_string().starts_with("MM-2013"), "{error}");
+}
+
+#[tokio::test]
+async fn an_outage_longer_than_every_authority_is_survived_by_the_learned_key() {
+    let mut bed = Bed::new().await;
+    bed.world.put_entry(entry("a", "/a"));
+    let agent = bed.start().await;
+    let learned = bed.config.data_dir.join("trust-domain-key.json");
+    let wait = async {
+        while !learned.exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(wait).await;
+    agent.stop().await;
+    bed.stop_server().await;
+    bed.clock.advance(Duration::from_secs(30 * 86_400));
+    bed.world.rotate_authority(false);
+    bed.restart_server().await;
+    bed.config.evidence = Evidence::None;
+    let again = bed.start().await;
+    wait_state(&again, |state| !state.svids.is_empty()).await;
+    let now = bed.clock.now();
+    assert!(
+        again
+            .state()
+            .svids
+            .values()
+            .all(|svid| svid.validity.contains(now))
+    );
+}
+
+#[tokio::test]
+async fn a_pin_is_all_that_is_needed_to_join_and_a_wrong_one_is_not_enough() {
+    let mut bed = Bed::new().await;
+    bed.config.trust_bundle_path = None;
+    let key = bed.world.trust_domain_key.0.native().spki_der().to_vec();
+    let mut pin = mintmark_identity::key_manager::spki_sha256(&key);
+    pin[0] ^= 1;
+    bed.config.trust_domain_key = Some(pin);
+    let wrong = bed.launch().await;
+    let mut states = wrong.watch();
+    let heard = tokio::time::timeout(Duration::from_millis(500), states.changed()).await;
+    assert!(heard.is_err(), "nothing is believed");
+    assert!(
+        bed.world.with(|inner| inner.tokens[TOKEN].is_none()),
+        "and the token is not sent"
+    );
+    wrong.stop().await;
+    pin[0] ^= 1;
+    bed.config.trust_domain_key = Some(pin);
+    let right = bed.start().await;
+    assert!(right.agent_id().is_some());
+}
+
+#[tokio::test]
+async fn an_impostor_gets_no_token() {
+    let mut bed = Bed::new().await;
+    // Another trust domain key and authority behind the same address: the bundle does not match.
+    let other = crate::fake_server::World::new(bed.clock.clone());
+    bed.stop_server().await;
+    let address = bed.config.server_addresses[0].clone();
+    let _impostor = FakeServer::start_at(&other, &address).await;
+    let agent = bed.launch().await;
+    let mut states = agent.watch();
+    let heard = tokio::time::timeout(Duration::from_millis(500), states.changed()).await;
+    assert!(heard.is_err());
+    assert!(other.with(|inner| inner.tokens[TOKEN].is_none()));
+}
+
+#[tokio::test]
+async fn a_ban_drops_everything_at_once_and_outlives_a_restart() {
+    let bed = Bed::new().await;
+    bed.world.put_entry(entry("a", "/a"));
+    let mut agent = bed.start().await;
+    let mut stream = bed.x509().await.unwrap();
+    next(&mut stream).await.unwrap();
+    bed.world.with(|inner| inner.banned = true);
+    bed.world.wake();
+    let end = within(stream.message()).await.unwrap_err();
+    assert_eq!(end.code(), Code::PermissionDenied);
+    assert!(
+        end.message().starts_with("no identity issued (MM-2011"),
+        "{end}"
+    );
+    let error = within(agent.failed()).await;
+    assert_eq!(error.exit_code(), 77);
+    assert_eq!(
+        bed.first_x509().await.unwrap_err().code(),
+        Code::PermissionDenied
+    );
+    agent.stop().await;
+    for gone in ["agent.json", "cache.sealed"] {
+        assert!(!bed.config.data_dir.join(gone).exists(), "{gone}");
+    }
+    assert!(!bed.config.keys_dir.join("agent.key").exists());
+    let mut again = bed.launch().await;
+    let RunError::Agent(error) = within(again.failed()).await else {
+        panic!()
+    };
+    assert!(error.to_string().starts_with("MM-2011"), "{error}");
+}
+
+#[tokio::test]
+async fn an_evicted_agent_needs_another_token_and_comes_back_with_one() {
+    let mut bed = Bed::new().await;
+    let mut agent = bed.start().await;
+    bed.world.with(|inner| inner.evicted = true);
+    bed.world.wake();
+    let RunError::Agent(error) = within(agent.failed()).await else {
+        panic!()
+    };
+    assert!(error.to_string().starts_with("MM-2012"), "{error}");
+    agent.stop().await;
+    bed.world.with(|inner| {
+        inner.evicted = false;
+        inner.tokens.insert("another".to_owned(), None);
+    });
+    bed.config.evidence = Evidence::JoinToken("another".to_owned());
+    let again = bed.start().await;
+    assert!(again.agent_id().unwrap().as_str().ends_with("/another"));
+}
+
+#[tokio::test]
+async fn when_a_server_dies_another_one_carries_on_from_there() {
+    let mut bed = Bed::new().await;
+    let second = FakeServer::start(&bed.world).await;
+    bed.config.server_addresses.push(second.address.clone());
+    bed.world.put_entry(entry("a", "/a"));
+    let agent = bed.start().await;
+    wait_state(&agent, |state| state.svids.len() == 1).await;
+    // Whichever it is connected to: one after the other goes away and comes back.
+    bed.stop_server().await;
+    bed.world.put_entry(entry("b", "/b"));
+    wait_state(&agent, |state| state.svids.len() == 2).await;
+    bed.restart_server().await;
+    second.stop().await;
+    bed.world.put_entry(entry("c", "/c"));
+    wait_state(&agent, |state| state.svids.len() == 3).await;
+    let resumed = bed.world.with(|inner| inner.resumed_from.clone());
+    assert_eq!(
+        resumed.iter().filter(|from| from.is_none()).count(),
+        1,
+        "only the first was whole"
+    );
+}
+
+#[tokio::test]
+async fn servers_that_are_learned_are_used_when_the_configured_one_is_gone() {
+    let mut bed = Bed::new().await;
+    let second = FakeServer::start(&bed.world).await;
+    bed.world
+        .with(|inner| inner.servers = vec![second.address.to_string()]);
+    let agent = bed.start().await;
+    bed.stop_server().await;
+    bed.world.put_entry(entry("a", "/a"));
+    wait_state(&agent, |state| state.svids.len() == 1).await;
+}
+
+#[tokio::test]
+async fn a_stale_server_is_left_for_a_fresh_one_and_kept_until_then() {
+    let mut bed = Bed::new().await;
+    bed.world.put_entry(entry("a", "/a"));
+    let agent = bed.start().await;
+    wait_state(&agent, |state| state.svids.len() == 1).await;
+    // A second world that is a copy of the first, with the same authority, and fresh.
+    let fresh = crate::fake_server::World {
+        changed: Default::default(),
+        ..bed.world.clone()
+    };
+    let second = FakeServer::start(&fresh).await;
+    bed.config.server_addresses.push(second.address.clone());
+    let reloaded = agent.reload(&bed.config, &bed.config);
+    assert!(reloaded.is_empty());
+    let streams = bed.world.with(|inner| inner.resumed_from.len());
+    bed.world.with(|inner| inner.stale = true);
+    bed.world.wake();
+    // Both servers share the world, so both are stale: the agent looks and stays.
+    let looked = async {
+        while bed.world.with(|inner| inner.resumed_from.len()) == streams {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(looked).await;
+    bed.world.with(|inner| inner.stale = false);
+    bed.world.wake();
+    fresh.wake();
+    bed.world.put_entry(entry("b", "/b"));
+    fresh.wake();
+    wait_state(&agent, |state| state.svids.len() == 2).await;
+}
+
+#[tokio::test]
+async fn an_update_older_than_what_was_seen_is_refused() {
+    let bed = Bed::new().await;
+    bed.world.put_entry(entry("a", "/a"));
+    bed.world.put_entry(entry("b", "/b"));
+    let agent = bed.start().await;
+    wait_state(&agent, |state| state.svids.len() == 2).await;
+    // The server's history is turned back, as by a restored disk under the same epoch.
+    bed.world.with(|inner| {
+        let old = pb::Update {
+            position: Some(pb::Position { epoch: 1, index: 1 }),
+            complete: true,
+            bundles: inner.history[0].bundles.clone(),
+            ..pb::Update::default()
+        };
+        inner.history.push(old);
+    });
+    bed.world.wake();
+    wait_world(&bed.world, |inner| inner.resumed_from.len() > 1).await;
+    assert_eq!(agent.state().svids.len(), 2, "nothing was taken from it");
+    assert_eq!(agent.state().position.unwrap().index, 2);
+}
+
+#[tokio::test]
+async fn acknowledgements_follow_what_is_on_disk_and_name_the_bundle() {
+    let bed = Bed::new().await;
+    let _agent = bed.start().await;
+    let at = bed.world.put_entry(entry("a", "/a"));
+    wait_world(&bed.world, |inner| inner.acknowledged.contains(&(at, 1))).await;
+    let at = bed.world.rotate_authority(true);
+    wait_world(&bed.world, |inner| inner.acknowledged.contains(&(at, 2))).await;
+    let all = bed.world.with(|inner| inner.acknowledged.clone());
+    assert!(all.is_sorted(), "{all:?}");
+}
+
+#[tokio::test]
+async fn a_second_agent_cannot_use_the_same_data_directory_or_one_of_another_domain() {
+    let bed = Bed::new().await;
+    let agent = bed.start().await;
+    let mut second = bed.config.clone();
+    second.socket_path = bed.dir.path().join("other.sock");
+    second.admin_socket_path = bed.dir.path().join("other-admin.sock");
+    let error = Agent::start(bed.host(), second.clone()).await.unwrap_err();
+    assert_eq!(
+        (error.exit_code(), error.to_string().starts_with("MM-2026")),
+        (75, true)
+    );
+    agent.stop().await;
+    second.trust_domain = mintmark_identity::trust_domain::TrustDomain::parse("other.org").unwrap();
+    let before = std::fs::read(bed.config.data_dir.join("agent.json")).unwrap();
+    let error = Agent::start(bed.host(), second).await.unwrap_err();
+    assert_eq!(
+        (error.exit_code(), error.to_string().starts_with("MM-2026")),
+        (75, true)
+    );
+    assert_eq!(
+        std::fs::read(bed.config.data_dir.join("agent.json")).unwrap(),
+        before
+    );
+}
+
+#[tokio::test]
+async fn the_private_socket_tells_status_and_why() {
+    let bed = Bed::new().await;
+    bed.world.put_entry(entry("a", "/a"));
+    let uid = format!("unix:uid:{}", my_uid());
+    bed.world
+        .put_entry(entry_for("near", "/near", &[&uid, "unix:path:/nowhere"]));
+    bed.world.put_entry(entry_for("far", "/far", &["k8s:ns:x"]));
+    let agent = bed.start().await;
+    wait_state(&agent, |state| state.svids.len() == 3).await;
+    let mut admin = AgentAdminClient::new(bed.admin_channel());
+    let status = within(admin.get_status(GetStatusRequest {}))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(status.agent_id, agent.agent_id().unwrap().as_str());
+    assert_eq!(
+        (status.entries, status.cached_svids, status.connected),
+        (3, 3, true)
+    );
+    assert_eq!(
+        (status.epoch, status.index, status.bundle_sequence),
+        (1, 3, 1)
+    );
+    let explain = async |target| {
+        let mut admin = AgentAdminClient::new(bed.admin_channel());
+        let request = ExplainRequest {
+            target: Some(target),
+        };
+        within(admin.explain(request))
+            .await
+            .map(tonic::Response::into_inner)
+    };
+    let pid = i32::try_from(std::process::id()).unwrap();
+    let me = explain(Target::Pid(pid)).await.unwrap();
+    assert!(
+        me.selectors
+            .iter()
+            .any(|s| s.kind == "unix" && s.value.starts_with("sha256:"))
+    );
+    let ids = |list: &[mintmark_proto::mintmark::agentadmin::v1::Match]| {
+        list.iter()
+            .map(|m| m.entry.as_ref().unwrap().id.clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&me.matches), ["a"]);
+    assert!(me.matches[0].svid_issued_at_ms > 0 && !me.matches[0].serial.is_empty());
+    assert!(me.matches[0].since_ms > 0);
+    assert_eq!(me.near.len(), 1);
+    assert_eq!(me.near[0].missing[0].value, "path:/nowhere");
+    let user = explain(Target::Uid(my_uid())).await.unwrap();
+    assert_eq!(ids(&user.matches), ["a"]);
+    let named = explain(Target::SpiffeId("spiffe://example.org/far".into()))
+        .await
+        .unwrap();
+    assert_eq!(ids(&named.matches), ["far"]);
+    let gone = explain(Target::Pid(i32::MAX)).await.unwrap_err();
+    assert_eq!(gone.code(), Code::NotFound);
+    let bad = explain(Target::SpiffeId("x".into())).await.unwrap_err();
+    assert_eq!(bad.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn streams_end_with_unavailable_when_the_agent_stops() {
+    let bed = Bed::new().await;
+    bed.world.put_entry(entry("a", "/a"));
+    let agent = bed.start().await;
+    let mut stream = bed.x509().await.unwrap();
+    next(&mut stream).await.unwrap();
+    let (end, ()) = tokio::join!(within(stream.message()), agent.stop());
+    assert_eq!(end.unwrap_err().code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn probes_tell_ready_only_after_the_first_update_and_metrics_have_the_prefix() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut bed = Bed::new().await;
+    bed.config.probes_address = Some("127.0.0.1:0".parse().unwrap());
+    bed.world.put_entry(entry("a", "/a"));
+    bed.stop_server().await;
+    let agent = bed.launch().await;
+    let address = agent.probes_address().unwrap().to_owned();
+    let get = async |path: &str| {
+        let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    };
+    assert!(get("/live").await.starts_with("HTTP/1.1 200"));
+    let not_ready = get("/ready").await;
+    assert!(not_ready.starts_with("HTTP/1.1 503") && not_ready.contains("first update"));
+    bed.restart_server().await;
+    wait_state(&agent, |state| state.svids.len() == 1).await;
+    assert!(get("/ready").await.starts_with("HTTP/1.1 200"));
+    let metrics = get("/metrics").await;
+    assert!(
+        metrics.contains("mintmark_agent_issued_total 1"),
+        "{metrics}"
+    );
+    assert!(metrics.contains("mintmark_agent_connected 1"), "{metrics}");
+}
