@@ -208,8 +208,11 @@ pub fn length_of(plain: impl Iterator<Item = usize>) -> usize {
     })
 }
 
+/// A sealed frame, and what follows it.
+type Split<'a> = (&'a [u8], &'a [u8]);
+
 /// Splits the first frame off; `None` when the file ends inside it.
-fn next_frame(rest: &[u8]) -> Result<Option<(&[u8], &[u8])>, FrameError> {
+fn next_frame(rest: &[u8]) -> Result<Option<Split<'_>>, FrameError> {
     let Some((length, body)) = rest.split_first_chunk::<LENGTH_LEN>() else {
         return Ok(None);
     };

@@ -403,3 +403,6 @@ fn remove_checked(host: &Host, file: &Path) -> io::Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

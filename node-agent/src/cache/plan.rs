@@ -324,3 +324,6 @@ pub fn retry_at(
         _ => at,
     }
 }
+
+#[cfg(test)]
+mod tests;

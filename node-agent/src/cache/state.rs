@@ -399,3 +399,6 @@ impl State {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -222,3 +222,6 @@ async fn within<T>(
         .await
         .unwrap_or_else(|_| Err(IssueError::no_answer()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -149,7 +149,6 @@ impl Exchange {
             resources: secrets.iter().map(any).collect(),
             type_url: Secret::type_url(),
             nonce: nonce.clone(),
-            ..DiscoveryResponse::default()
         };
         self.surface.metrics.pushes.inc();
         self.sent = Some(Sent {
