@@ -38,7 +38,7 @@ use crate::{
     peer_tls::OwnSvid,
     pinning::Pinning,
     server_client::{Servers, item_result},
-    status::code_of,
+    status::{code_of, explain},
     sync::denial_of,
     trust::Trust,
     verify,
@@ -465,8 +465,4 @@ fn is_final(status: &Status) -> bool {
             | Code::FailedPrecondition
             | Code::Unauthenticated
     ) && !matches!(code_of(status).as_deref(), Some(transient) if transient.starts_with("MM-13"))
-}
-
-fn explain(status: &Status) -> String {
-    format!("{:?}: {}", status.code(), status.message())
 }

@@ -4,7 +4,13 @@
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use mintmark_runtime::{Host, drain::drain, signals, task::Tasks, telemetry};
+use mintmark_runtime::{
+    Host,
+    drain::drain,
+    signals,
+    task::Tasks,
+    telemetry::{self, LogControl},
+};
 use node_agent::{Config, RunError, config::load};
 
 fn main() -> ExitCode {
@@ -22,9 +28,10 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error, 64),
     };
     let clock = std::sync::Arc::clone(&host.clock);
-    if let Err(error) = telemetry::init_logging(config.log_format, &config.log_filter, clock) {
-        return fail(&error, 64);
-    }
+    let log = match telemetry::init_logging(config.log_format, &config.log_filter, clock) {
+        Ok(log) => log,
+        Err(error) => return fail(&error, 64),
+    };
     telemetry::log_panics();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -33,7 +40,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error, 71),
     };
-    match runtime.block_on(serve(host, config, path.into())) {
+    match runtime.block_on(serve(host, config, path.into(), log)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let code = error.exit_code();
@@ -42,7 +49,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn serve(host: Host, config: Config, path: PathBuf) -> Result<(), RunError> {
+async fn serve(host: Host, config: Config, path: PathBuf, log: LogControl) -> Result<(), RunError> {
     let (trigger, watch) = drain();
     let signal_tasks = Tasks::new();
     let reload = match signals::listen(&signal_tasks, trigger, config.drain_grace) {
@@ -57,7 +64,10 @@ async fn serve(host: Host, config: Config, path: PathBuf) -> Result<(), RunError
         loop {
             reload.woken().await;
             match load(disk.as_ref(), &path) {
-                Ok(config) => return config,
+                Ok(config) => match log.set_filter(&config.log_filter) {
+                    Ok(()) => return config,
+                    Err(error) => tracing::error!(%error, "the configuration stays as it was"),
+                },
                 Err(error) => tracing::error!(%error, "the configuration stays as it was"),
             }
         }

@@ -31,6 +31,7 @@ use crate::{
     cache::{Cache, entries::Held},
     issuer::{CsrItem, IssueError, IssuedChain, IssuedToken, Issuer},
     metrics::Metrics,
+    status::explain,
 };
 
 /// The largest answer: an update with every entry of a large agent.
@@ -240,7 +241,8 @@ impl Servers {
                     return Ok(answer);
                 }
                 Err(status) if another_may_answer(&status) => {
-                    tracing::debug!(server = %address, %status, "trying the next server");
+                    let reason = explain(&status);
+                    tracing::debug!(server = %address, reason, "trying the next server");
                     last = status;
                 }
                 Err(status) => return Err(status),

@@ -137,3 +137,6 @@ fn verify(
         pin: shown,
     })
 }
+
+#[cfg(test)]
+mod tests;

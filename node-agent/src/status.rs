@@ -38,6 +38,22 @@ fn with_details(grpc: Code, code: code::Code, message: String) -> Status {
     Status::with_details(grpc, message, details.encode_to_vec().into())
 }
 
+/// A status with the causes that a transport hides behind its words.
+#[must_use]
+pub fn explain(status: &Status) -> String {
+    let mut text = format!("{:?}: {}", status.code(), status.message());
+    let mut cause = std::error::Error::source(status);
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.ends_with(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
+        cause = inner.source();
+    }
+    text
+}
+
 /// The stable code in a status that a server or an agent of ours sent.
 #[must_use]
 pub fn code_of(status: &Status) -> Option<String> {

@@ -30,7 +30,7 @@ use crate::{
     code,
     metrics::Metrics,
     server_client::Servers,
-    status::code_of,
+    status::{code_of, explain},
 };
 
 mod convert;
@@ -112,7 +112,8 @@ impl UpdateStream {
                     let end = self.listen(session, &stop).await;
                     self.set_connected(false);
                     if let End::Failed(status) = &end {
-                        tracing::warn!(server = %address, %status, "the stream of updates ended");
+                        let status = explain(status);
+                        tracing::warn!(server = %address, status, "the stream of updates ended");
                         self.servers.turn_from(&address);
                     }
                     end
@@ -130,7 +131,8 @@ impl UpdateStream {
                     }
                     let delay = backoff.next_delay(draw_u64(self.host.entropy.as_ref()));
                     if backoff.failures() == 3 {
-                        tracing::warn!(code = %code::NO_SERVER, %status, "no server answers");
+                        let status = explain(&status);
+                        tracing::warn!(code = %code::NO_SERVER, status, "no server answers");
                     }
                     tokio::select! {
                         () = tokio::time::sleep(delay) => {}
@@ -168,7 +170,8 @@ impl UpdateStream {
                         return Some(Ok(session));
                     }
                     Err(status) => {
-                        tracing::debug!(server = %address, %status, "no stream of updates");
+                        let reason = explain(&status);
+                        tracing::debug!(server = %address, reason, "no stream of updates");
                         if denial_of(&status).is_some() {
                             return Some(Err(status));
                         }

@@ -21,6 +21,7 @@ use mintmark_identity::{
     trust_domain::TrustDomain,
 };
 use mintmark_runtime::disk::{Disk, MODE_PUBLIC};
+use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -70,8 +71,9 @@ impl BundleSource for Trust {
 }
 
 impl Trust {
-    /// Reads the kept bundle, or the configured one when none is kept or all of its authorities
-    /// have expired. A kept bundle that cannot be read counts as none.
+    /// Reads the kept bundle, or the configured one when that is another than before, none is
+    /// kept, or all of its authorities have expired. A kept bundle that cannot be read counts as
+    /// none.
     ///
     /// # Errors
     /// When the configured bundle cannot be read, or there is neither a bundle nor a pin.
@@ -94,11 +96,20 @@ impl Trust {
             }
         };
         let kept = kept.filter(|bundle| has_valid_anchor(bundle, now));
-        let bundle = match (kept, configured) {
-            (Some(kept), _) => kept,
-            (None, Some(path)) => read(disk.as_ref(), path, &trust_domain)?,
-            (None, None) if pinned => Bundle::empty(trust_domain.clone()),
-            (None, None) => return Err(TrustError::Nothing),
+        let given = match configured {
+            Some(path) => Given::look(disk.as_ref(), path, &file),
+            None => Given::AsBefore,
+        };
+        let bundle = match (kept, configured, given) {
+            (Some(kept), _, Given::AsBefore) => kept,
+            (_, Some(path), given) => {
+                let bundle = read(disk.as_ref(), path, &trust_domain)?;
+                given.note(disk.as_ref(), &file);
+                bundle
+            }
+            (Some(kept), None, _) => kept,
+            (None, None, _) if pinned => Bundle::empty(trust_domain.clone()),
+            (None, None, _) => return Err(TrustError::Nothing),
         };
         let bundles: BundleSet = [bundle].into_iter().collect();
         let bundles = Arc::new(ArcSwap::from_pointee(bundles));
@@ -172,6 +183,38 @@ impl Trust {
     }
 }
 
+/// Whether the configured bundle is the one that trust began with. An operator who puts another
+/// one there means it; the same old one must not undo what servers told since.
+enum Given {
+    AsBefore,
+    Anew { digest: String },
+}
+
+impl Given {
+    fn look(disk: &dyn Disk, configured: &Path, kept: &Path) -> Self {
+        let Ok(content) = disk.read(configured) else {
+            return Self::AsBefore;
+        };
+        let digest = hex::encode(Sha256::digest(content));
+        match disk.read(&Self::file(kept)) {
+            Ok(known) if known == digest.as_bytes() => Self::AsBefore,
+            _ => Self::Anew { digest },
+        }
+    }
+
+    fn note(&self, disk: &dyn Disk, kept: &Path) {
+        let Self::Anew { digest } = self else { return };
+        tracing::info!("trust begins with the configured bundle");
+        if let Err(error) = disk.write_atomic(&Self::file(kept), digest.as_bytes(), MODE_PUBLIC) {
+            tracing::error!(code = %code::DISK, %error, "the origin of trust cannot be kept");
+        }
+    }
+
+    fn file(kept: &Path) -> PathBuf {
+        kept.with_extension("origin")
+    }
+}
+
 fn has_valid_anchor(bundle: &Bundle, now: Timestamp) -> bool {
     bundle.x509.iter().any(|anchor| {
         X509Authority::parse(&anchor.certificate)
@@ -208,3 +251,6 @@ fn read(disk: &dyn Disk, path: &Path, domain: &TrustDomain) -> Result<Bundle, Tr
     bundle.x509 = anchors.map_err(|error| malformed(error.to_string()))?;
     Ok(bundle)
 }
+
+#[cfg(test)]
+mod tests;

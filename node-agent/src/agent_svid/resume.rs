@@ -20,8 +20,13 @@ use mintmark_runtime::{
 };
 use tonic::{Code, Status};
 
-use super::{AgentError, AgentSvid, Failure, explain, same_agent, store::Own};
-use crate::{code, csr::NewKey, status::code_of, sync::denial_of};
+use super::{AgentError, AgentSvid, Failure, same_agent, store::Own};
+use crate::{
+    code,
+    csr::NewKey,
+    status::{code_of, explain},
+    sync::denial_of,
+};
 
 /// What the proof is over, before everything else.
 const DOMAIN: &[u8] = b"mintmark-resume-v1\0";

@@ -122,3 +122,6 @@ fn defaults(wire: pb::Defaults) -> Defaults {
         servers: wire.servers,
     }
 }
+
+#[cfg(test)]
+mod tests;

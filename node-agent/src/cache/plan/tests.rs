@@ -151,7 +151,8 @@ fn a_tainted_authority_makes_its_svids_due_spread_by_their_draw() {
 
 #[test]
 fn a_changed_entry_is_renewed_at_once_if_its_certificate_changes_and_else_not() {
-    let changes: [(fn(&mut RegistrationEntry), bool); 5] = [
+    type Change = fn(&mut RegistrationEntry);
+    let changes: [(Change, bool); 5] = [
         (|entry| entry.dns_names = vec!["a.test".to_owned()], true),
         (
             |entry| entry.x509_svid_ttl = Some(Duration::from_secs(60)),
