@@ -5,6 +5,7 @@
 //! Not here: what a leaf says (`state::audit`), and where leaves are stored (`store::leaves`).
 
 pub mod committed;
+pub mod denials;
 pub mod document;
 pub mod hashes;
 pub mod sink;

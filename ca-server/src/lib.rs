@@ -5,11 +5,21 @@
 //!
 //! Not here: arguments and environment of a process (`main`, the `mintmark` command).
 
+pub mod api;
+pub mod attestation;
 pub mod audit;
+pub mod authority;
+pub mod cluster;
 pub mod code;
 pub mod config;
+pub mod fanout;
+pub mod issuance;
+pub mod metrics;
 pub mod policy;
 pub mod raft;
 pub mod state;
 pub mod store;
 pub mod vault;
+
+/// Consensus on the state of the trust domain.
+pub type Consensus = raft::Consensus<state::State>;

@@ -1,0 +1,113 @@
+//! Our own cluster service, `mintmark.cluster.v1`.
+//!
+//! Always: a server joins with a token that admits servers, by a key it proved, and gets nothing but its
+//! own certificate and the data key wrapped to its own vault; becoming a member of the Raft group is
+//! another job's work, not the request's.
+//!
+//! Not here: admission, joining and that job (`cluster`).
+
+mod view;
+
+use mintmark_proto::mintmark::cluster::v1 as wire;
+use mintmark_proto::mintmark::state::v1::AuthorityKind;
+use tonic::{Request, Response, Status};
+
+use self::view::{Own, Question};
+use super::status::ApiError;
+use super::{Services, idempotency_key};
+use crate::cluster::admission;
+use crate::policy::Action;
+
+/// The service.
+#[derive(Debug, Clone)]
+pub struct ClusterService(pub Services);
+
+#[tonic::async_trait]
+impl wire::cluster_server::Cluster for ClusterService {
+    async fn join(
+        &self,
+        request: Request<wire::JoinRequest>,
+    ) -> Result<Response<wire::JoinResponse>, Status> {
+        let (caller, permit) = self.0.permit(&request, Action::JoinCluster)?;
+        let taken = self.0.limits.attest.take(caller.source(), 1);
+        taken.map_err(|wait| ApiError::RateLimited { wait })?;
+        drop(permit);
+        let response = admission::join(&self.0, request.into_inner()).await?;
+        self.0.rotation.wake();
+        Ok(Response::new(response))
+    }
+
+    async fn create_server_token(
+        &self,
+        request: Request<wire::CreateServerTokenRequest>,
+    ) -> Result<Response<wire::CreateServerTokenResponse>, Status> {
+        let (_, permit) = self.0.permit(&request, Action::CreateServerToken)?;
+        let key = idempotency_key(&request)?;
+        let ttl_seconds = request.get_ref().ttl_seconds;
+        let actor = permit.actor().clone();
+        let made = admission::create_token(&self.0, actor, ttl_seconds, key).await?;
+        Ok(Response::new(made))
+    }
+
+    async fn get_status(
+        &self,
+        request: Request<wire::GetStatusRequest>,
+    ) -> Result<Response<wire::Status>, Status> {
+        let _permit = self.0.permit(&request, Action::GetClusterStatus)?;
+        let own = Own {
+            node_id: self.0.consensus.node_id(),
+            sealed: self.0.keyring.vault().is_sealed(),
+            started_at: self.0.started_at,
+        };
+        let raft = self.0.consensus.status().borrow().clone();
+        Ok(Response::new(
+            self.0
+                .consensus
+                .read(|state| view::status(state, &raft, &own)),
+        ))
+    }
+
+    async fn list_authorities(
+        &self,
+        request: Request<wire::ListAuthoritiesRequest>,
+    ) -> Result<Response<wire::ListAuthoritiesResponse>, Status> {
+        let _permit = self.0.permit(&request, Action::ListAuthorities)?;
+        let now = self.0.host.clock.now();
+        Ok(Response::new(
+            self.0.consensus.read(|state| view::authorities(state, now)),
+        ))
+    }
+
+    async fn prepare_authority(
+        &self,
+        request: Request<wire::PrepareAuthorityRequest>,
+    ) -> Result<Response<wire::PrepareAuthorityResponse>, Status> {
+        let (_, permit) = self.0.permit(&request, Action::PrepareAuthority)?;
+        let kind = match request.get_ref().kind() {
+            AuthorityKind::Unspecified => Err(ApiError::invalid("kind", "is missing"))?,
+            AuthorityKind::Wit => Err(ApiError::invalid("kind", "is WIT, which is not offered"))?,
+            kind => kind,
+        };
+        let prepared = self.0.rotation.prepare(kind, permit.actor().clone()).await;
+        let authority_id = prepared.map_err(ApiError::Rotation)?;
+        Ok(Response::new(wire::PrepareAuthorityResponse {
+            authority_id,
+        }))
+    }
+
+    async fn explain_entries(
+        &self,
+        request: Request<wire::ExplainEntriesRequest>,
+    ) -> Result<Response<wire::ExplainEntriesResponse>, Status> {
+        let _permit = self.0.permit(&request, Action::ExplainEntries)?;
+        let question = Question::from_wire(request.get_ref())?;
+        Ok(Response::new(
+            self.0
+                .consensus
+                .read(|state| view::explain(state, &question)),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests;

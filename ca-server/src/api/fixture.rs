@@ -1,0 +1,246 @@
+//! The services of one server in memory, for tests.
+//!
+//! Consensus is real, with one member; nothing is signed, because no key is sealed for this server.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use mintmark_identity::clock::Timestamp;
+use mintmark_identity::spiffe_id::SpiffeId;
+use mintmark_proto::mintmark::raft::v1::{
+    Actor, AttestNode, CommandResult, CreateJoinToken, InitializeCluster, Refusal, actor, command,
+};
+use mintmark_proto::mintmark::state::v1::{
+    JoinToken, LogKey, Selector, Server, Settings, TrustDomainKey,
+};
+use mintmark_runtime::disk::MODE_DIRECTORY;
+use mintmark_runtime::grpc::ConnectInfo;
+use mintmark_runtime::network::Peer;
+use mintmark_runtime::task::Tasks;
+use mintmark_runtime::testing::{MemoryHost, MemoryProcess};
+use mintmark_runtime::tls::ClientConfigSource;
+use mintmark_tlog::note::NoteSigner;
+use rustls_pki_types::CertificateDer;
+use sha2::{Digest as _, Sha256};
+use tonic::Request;
+
+use super::resume::Nonces;
+use super::{Limits, Services, Shared};
+use crate::Consensus;
+use crate::audit::AuditLog;
+use crate::audit::committed::CommittedLog;
+use crate::audit::denials::Denials;
+use crate::authority::keyring::Keyring;
+use crate::authority::rotation::Rotation;
+use crate::fanout::Hub;
+use crate::fanout::acknowledgements::Acknowledgements;
+use crate::issuance::Issuer;
+use crate::issuance::batch::Batcher;
+use crate::metrics::Metrics;
+use crate::raft::{ClusterId, NodeId, PeerAuth, RaftConfig};
+use crate::vault::Vault;
+use crate::vault::kek::KekSource;
+
+/// 2026-11-24T11:00:00Z.
+pub(crate) const START: Timestamp = Timestamp::from_unix_millis(1_795_518_000_000);
+const ORIGIN: &str = "example.org/audit/1";
+const FOLDER: &str = "/data";
+
+#[derive(Debug)]
+struct NoPeers;
+
+impl PeerAuth for NoPeers {
+    fn authorize(&self, _node: NodeId, _certificates: &[CertificateDer<'static>]) -> bool {
+        false
+    }
+
+    fn client_tls(&self, _node: NodeId) -> Option<ClientConfigSource> {
+        None
+    }
+}
+
+/// A server of the trust domain `example.org`.
+pub(crate) struct Fixture {
+    pub(crate) services: Services,
+}
+
+impl Fixture {
+    pub(crate) async fn new() -> Self {
+        let memory = MemoryHost::new(START, 7);
+        let (host, tasks) = (memory.host(), Tasks::new());
+        host.disk
+            .create_dir_all(Path::new(FOLDER), MODE_DIRECTORY)
+            .unwrap();
+        let config = RaftConfig::new(1, ClusterId([9; 16]), "one:7000", FOLDER);
+        let consensus = Consensus::open(&host, &config, Arc::new(NoPeers), &tasks)
+            .await
+            .unwrap();
+        consensus.bootstrap().await.unwrap();
+        let kek = KekSource::File(Path::new("/data/kek").to_owned());
+        let file = Path::new("/data/vault");
+        let vault = Vault::open_or_create(&*host.disk, file, kek, &*host.entropy).unwrap();
+        let keyring = Arc::new(Keyring::new(Arc::new(vault), 1));
+        let leaves = Arc::new(CommittedLog::new(consensus.clone()));
+        let audit = AuditLog::start(&host, leaves, Path::new(FOLDER), &tasks)
+            .await
+            .unwrap();
+        let batcher = Batcher::start(consensus.clone(), 1, &tasks);
+        let issuer = Issuer::new(
+            host.clone(),
+            consensus.clone(),
+            Arc::clone(&keyring),
+            batcher,
+        );
+        let rotation = Rotation::start(
+            host.clone(),
+            consensus.clone(),
+            Arc::clone(&keyring),
+            &tasks,
+        );
+        let services = Arc::new(Shared {
+            issuer,
+            hub: Hub::start(consensus.clone(), &tasks),
+            acknowledgements: Acknowledgements::start(consensus.clone(), 1, &tasks),
+            denials: Denials::start(consensus.clone(), 1, &tasks),
+            nonces: Nonces::default(),
+            limits: Limits::default(),
+            metrics: Metrics::default(),
+            started_at: host.clock.now(),
+            host,
+            consensus,
+            keyring,
+            audit,
+            rotation,
+            tasks,
+        });
+        let fixture = Self { services };
+        fixture
+            .apply(command::Body::InitializeCluster(initialize()))
+            .await;
+        fixture
+    }
+
+    /// Applies a command of the local administrator's, which must be accepted.
+    pub(crate) async fn apply(&self, body: command::Body) -> CommandResult {
+        let result = self.propose(actor::Kind::Local, body).await;
+        assert_eq!(result.refusal(), Refusal::Unspecified, "{}", result.detail);
+        result
+    }
+
+    /// Applies a command of somebody's.
+    pub(crate) async fn propose(&self, kind: actor::Kind, body: command::Body) -> CommandResult {
+        let actor = Actor {
+            kind: kind.into(),
+            ..Actor::default()
+        };
+        self.services
+            .consensus
+            .propose(body, actor, None)
+            .await
+            .unwrap()
+            .result
+    }
+
+    /// Attests an agent by join token.
+    pub(crate) async fn join(&self, token: &str, selectors: &[(&str, &str)]) -> SpiffeId {
+        let agent = SpiffeId::parse(&format!(
+            "spiffe://example.org/spire/agent/join_token/{token}"
+        ));
+        let agent = agent.unwrap();
+        let token_sha256 = Sha256::digest(token.as_bytes()).to_vec();
+        let expires_at_ms = START.unix_millis() + 600_000;
+        let made = JoinToken {
+            token_sha256: token_sha256.clone(),
+            expires_at_ms,
+            ..JoinToken::default()
+        };
+        let made = CreateJoinToken {
+            token: Some(made),
+            alias_entry: None,
+        };
+        self.apply(command::Body::CreateJoinToken(made)).await;
+        let selector = |(kind, value): &(&str, &str)| Selector {
+            kind: (*kind).to_owned(),
+            value: (*value).to_owned(),
+        };
+        let attest = command::Body::AttestNode(AttestNode {
+            agent_id: agent.to_string(),
+            attestation_type: "join_token".into(),
+            selectors: selectors.iter().map(selector).collect(),
+            csr_spki_sha256: Sha256::digest(agent.as_str()).to_vec(),
+            join_token_sha256: token_sha256,
+            ..AttestNode::default()
+        });
+        let result = self.propose(actor::Kind::Nobody, attest).await;
+        assert_eq!(result.refusal(), Refusal::Unspecified, "{}", result.detail);
+        agent
+    }
+}
+
+fn initialize() -> InitializeCluster {
+    let signer = NoteSigner::from_seed(ORIGIN, &[7; 32]).unwrap();
+    InitializeCluster {
+        trust_domain: "example.org".into(),
+        cluster_id: vec![9; 16],
+        settings: Some(Settings {
+            ca_ttl_seconds: 86_400,
+            x509_svid_ttl_seconds: 3_600,
+            jwt_svid_ttl_seconds: 300,
+            agent_svid_ttl_seconds: 3_600,
+            ..Settings::default()
+        }),
+        trust_domain_key: Some(TrustDomainKey {
+            certificate: vec![1, 2, 3],
+            spki_sha256: vec![4; 32],
+            vault_record: "tdk".into(),
+        }),
+        log_key: Some(LogKey {
+            public_key: signer.verifier().public_key().to_vec(),
+            origin: ORIGIN.into(),
+            vault_record: "log".into(),
+        }),
+        first_server: Some(Server {
+            node_id: 1,
+            name: "one".into(),
+            incarnation: vec![5; 16],
+            peer_address: "one:7000".into(),
+            api_address: "one:8081".into(),
+            peer_spki_sha256: vec![6; 32],
+            peer_certificate: vec![1],
+            vault_public_key: vec![2],
+            issuing: true,
+            admitted_at_ms: 0,
+        }),
+        epoch: 1,
+        ..InitializeCluster::default()
+    }
+}
+
+/// A request over the private socket.
+pub(crate) fn local<T>(message: T) -> Request<T> {
+    from(message, Peer::Unix(MemoryProcess::new(1, 0, 0).peer()))
+}
+
+/// A request from somewhere, without a certificate.
+pub(crate) fn remote<T>(message: T) -> Request<T> {
+    from(
+        message,
+        Peer::Tcp(std::net::SocketAddr::from(([192, 0, 2, 1], 40_000))),
+    )
+}
+
+fn from<T>(message: T, peer: Peer) -> Request<T> {
+    let mut request = Request::new(message);
+    request.extensions_mut().insert(ConnectInfo {
+        peer,
+        peer_certificates: Arc::new([]),
+        tls_exporter: None,
+    });
+    request
+}

@@ -1,0 +1,313 @@
+//! Rotation: authorities are prepared, proven, published, activated and retired without anybody asking.
+//!
+//! Always: the decision is a function of state and time ([`plan`]), looked at again and again, so that
+//! whatever was interrupted goes on where it stopped, on whichever server. The leader acts first; a
+//! server that sees a step overdue acts too, because a leader may be sealed; the state refuses what was
+//! done already. A cold start needs no human.
+//!
+//! Not here: the instants (`mintmark_identity::rotation`), who is missing (`state::acknowledgements`).
+
+pub mod plan;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mintmark_identity::entropy::draw_u64;
+use mintmark_proto::mintmark::raft::v1::{
+    ActivateAuthority, Actor, PrepareAuthority, ProveAuthority, PruneExpired, PublishAuthority,
+    RetireAuthority, actor, command,
+};
+use mintmark_proto::mintmark::state::v1::{Authority, AuthorityKind};
+use mintmark_runtime::backoff::Backoff;
+use mintmark_runtime::host::Host;
+use mintmark_runtime::task::Tasks;
+use mintmark_runtime::task::periodic::{Periodic, Wake};
+use thiserror::Error;
+use tokio::time::Instant;
+
+use self::plan::{Step, plan, unproven};
+use super::keyring::{Keyring, KeyringError, SealedRecord, record_name};
+use super::lifecycle::{LifecycleError, Plan, make, prove};
+use crate::Consensus;
+use crate::issuance::kind_name;
+use crate::raft::{ProposeError, Role};
+
+/// How often the job looks, when nothing wakes it.
+const PERIOD: Duration = Duration::from_secs(1);
+/// A server that does not lead waits so long before it does the leader's work.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// First and longest pause after a failure.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// How often what has expired is dropped from the state.
+const PRUNE_PERIOD: Duration = Duration::from_secs(60);
+
+/// Why a step could not be made.
+#[derive(Debug, Error)]
+pub enum RotationError {
+    /// The vault.
+    #[error("the vault is not usable")]
+    Keyring(#[from] KeyringError),
+    /// The key or certificate.
+    #[error("the authority could not be made or proven")]
+    Lifecycle(#[from] LifecycleError),
+    /// The log.
+    #[error("the log did not take the step")]
+    Propose(#[from] ProposeError),
+    /// The state.
+    #[error("the step was refused: {0}")]
+    Refused(String),
+    /// There is no cluster yet.
+    #[error("the cluster is not initialised")]
+    NotInitialized,
+}
+
+/// The rotation job.
+#[derive(Debug, Clone)]
+pub struct Rotation(Arc<Job>);
+
+#[derive(Debug)]
+struct Job {
+    host: Host,
+    consensus: Consensus,
+    keyring: Arc<Keyring>,
+    wake: Wake,
+}
+
+impl Rotation {
+    /// Starts the job.
+    #[must_use]
+    pub fn start(host: Host, consensus: Consensus, keyring: Arc<Keyring>, tasks: &Tasks) -> Self {
+        let wake = Wake::new();
+        let rotation = Self(Arc::new(Job {
+            host,
+            consensus,
+            keyring,
+            wake: wake.clone(),
+        }));
+        let schedule = Periodic::new(PERIOD, wake.clone(), tasks.token());
+        tasks.spawn("rotation", rotation.clone().run(schedule));
+        let (mut applied, token) = (rotation.0.consensus.applied(), tasks.token());
+        tasks.spawn("rotation wake", async move {
+            // Level-triggered: several changes before the next run cause one run.
+            loop {
+                tokio::select! {
+                    () = token.cancelled() => return,
+                    changed = applied.changed() => if changed.is_err() { return },
+                }
+                wake.wake();
+            }
+        });
+        rotation
+    }
+
+    /// Asks the job to look now.
+    pub fn wake(&self) {
+        self.0.wake.wake();
+    }
+
+    /// Prepares an authority because an operator asks for it. Returns its id.
+    ///
+    /// # Errors
+    /// When the vault is sealed, or the state does not allow it now.
+    pub async fn prepare(
+        &self,
+        kind: AuthorityKind,
+        actor: Actor,
+    ) -> Result<String, RotationError> {
+        let id = self.0.prepare(kind, false, actor).await?;
+        self.wake();
+        Ok(id)
+    }
+
+    async fn run(self, mut schedule: Periodic) {
+        let job = &self.0;
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        let mut due: Option<(Step, Instant)> = None;
+        let mut pruned = Instant::now();
+        while schedule.next().await {
+            if let Err(error) = job.prove_all().await {
+                tracing::debug!(error = %chain(&error), "authorities cannot be proven yet");
+            }
+            let now = job.host.clock.now();
+            let node_id = job.keyring.node_id();
+            let step = job.consensus.read(|state| plan(state, node_id, now));
+            let Some(step) = step else {
+                due = None;
+                backoff.reset();
+                pruned = job.prune(pruned).await;
+                continue;
+            };
+            let since = match &due {
+                Some((before, since)) if *before == step => *since,
+                _ => Instant::now(),
+            };
+            due = Some((step.clone(), since));
+            if job.consensus.role() != Role::Leader && since.elapsed() < PATIENCE {
+                continue;
+            }
+            match job.perform(&step).await {
+                Ok(()) => {
+                    tracing::info!(?step, "authority moved");
+                    backoff.reset();
+                    job.wake.wake();
+                }
+                Err(error) => {
+                    tracing::warn!(?step, error = %chain(&error), "authority did not move");
+                    let draw = draw_u64(job.host.entropy.as_ref());
+                    schedule.next_in(backoff.next_delay(draw));
+                }
+            }
+        }
+    }
+}
+
+impl Job {
+    /// Shows for every authority on its way that this server can use it.
+    async fn prove_all(&self) -> Result<(), RotationError> {
+        let node_id = self.keyring.node_id();
+        let (due, in_use) = self.consensus.read(|state| {
+            let due: Result<Vec<(Authority, SealedRecord)>, KeyringError> =
+                unproven(state, node_id)
+                    .into_iter()
+                    .map(|authority| {
+                        let record = SealedRecord::find(state, node_id, &record_name(&authority))?;
+                        Ok((authority, record))
+                    })
+                    .collect();
+            let in_use: BTreeSet<String> = state
+                .all_authorities()
+                .filter(|authority| plan::is_in_use(authority))
+                .map(|authority| authority.id.clone())
+                .collect();
+            (due, in_use)
+        });
+        self.keyring.retain(&in_use);
+        for (authority, record) in due? {
+            let key = self.keyring.authority_key(&authority.id, &record)?;
+            let signature = prove(&authority, &key, node_id)?;
+            let body = ProveAuthority {
+                authority_id: authority.id,
+                node_id,
+                signature,
+            };
+            self.propose(command::Body::ProveAuthority(body), self.actor())
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn perform(&self, step: &Step) -> Result<(), RotationError> {
+        let body = match step {
+            Step::Prepare { kind, cold_start } => {
+                return self
+                    .prepare(*kind, *cold_start, self.actor())
+                    .await
+                    .map(drop);
+            }
+            Step::Publish { id } => command::Body::PublishAuthority(PublishAuthority {
+                authority_id: id.clone(),
+            }),
+            Step::Activate { id, ground } => command::Body::ActivateAuthority(ActivateAuthority {
+                authority_id: id.clone(),
+                ground: (*ground).into(),
+            }),
+            Step::Retire { id } => command::Body::RetireAuthority(RetireAuthority {
+                authority_id: id.clone(),
+            }),
+        };
+        self.propose(body, self.actor()).await
+    }
+
+    async fn prepare(
+        &self,
+        kind: AuthorityKind,
+        cold_start: bool,
+        actor: Actor,
+    ) -> Result<String, RotationError> {
+        let node_id = self.keyring.node_id();
+        let (trust_domain, settings, cluster_id, wrapped) = self
+            .consensus
+            .read(|state| {
+                let wrapped = state.wrapped_data_key(node_id).cloned();
+                let cluster = (state.trust_domain(), state.settings(), state.cluster_id());
+                match cluster {
+                    (Some(domain), Some(settings), Some(id)) => {
+                        Some((domain.clone(), settings.clone(), id, wrapped))
+                    }
+                    _ => None,
+                }
+            })
+            .ok_or(RotationError::NotInitialized)?;
+        let wrapped = wrapped.ok_or(KeyringError::NotAdmitted)?;
+        // A sealed server finds out before it makes keys in vain.
+        self.keyring.data_key(&cluster_id, &wrapped)?;
+        let (trust_domain, settings) = (&trust_domain, &settings);
+        let plan = Plan {
+            trust_domain,
+            settings,
+            kind,
+            now: self.host.clock.now(),
+        };
+        let made = make(&plan, self.host.entropy.as_ref())?;
+        let id = made.authority.id.clone();
+        let key = self.keyring.seal(
+            &cluster_id,
+            &wrapped,
+            &record_name(&made.authority),
+            &made.key,
+            self.host.entropy.as_ref(),
+        )?;
+        let (authority, key) = (Some(made.authority), Some(key));
+        let body = PrepareAuthority {
+            authority,
+            key,
+            cold_start,
+        };
+        self.propose(command::Body::PrepareAuthority(body), actor)
+            .await?;
+        tracing::info!(authority_id = %id, kind = kind_name(kind), cold_start, "authority prepared");
+        Ok(id)
+    }
+
+    /// Drops from the state what has expired, now and then.
+    async fn prune(&self, last: Instant) -> Instant {
+        if last.elapsed() < PRUNE_PERIOD || self.consensus.role() != Role::Leader {
+            return last;
+        }
+        let body = command::Body::PruneExpired(PruneExpired {});
+        if let Err(error) = self.propose(body, self.actor()).await {
+            tracing::debug!(error = %chain(&error), "nothing was pruned");
+        }
+        Instant::now()
+    }
+
+    async fn propose(&self, body: command::Body, actor: Actor) -> Result<(), RotationError> {
+        let proposed = self.consensus.propose(body, actor, None).await?;
+        if crate::api::accepted(&proposed.result).is_err() {
+            return Err(RotationError::Refused(proposed.result.detail));
+        }
+        Ok(())
+    }
+
+    fn actor(&self) -> Actor {
+        let node_id = self.keyring.node_id();
+        Actor {
+            kind: actor::Kind::Server.into(),
+            node_id,
+            ..Actor::default()
+        }
+    }
+}
+
+/// An error with its causes, for the log.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

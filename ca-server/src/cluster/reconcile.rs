@@ -1,0 +1,163 @@
+//! Keeping the Raft membership what the state says.
+//!
+//! Always: the state decides who is a server; this job, on the leader, adds who is missing, lets it vote
+//! once its log has caught up, and takes out who is gone. It looks again after every change and every
+//! period, so an interrupted admission is finished by whoever leads next.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use mintmark_runtime::task::periodic::{Periodic, Wake};
+use tokio_util::sync::CancellationToken;
+
+use crate::Consensus;
+use crate::raft::Role;
+
+/// How often the job looks when nothing wakes it.
+const PERIOD: Duration = Duration::from_secs(1);
+/// Voters beyond this number only slow the log down.
+pub const VOTERS_MAX: usize = 5;
+
+/// One step towards the wanted membership.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Let it get the log.
+    Add(u64, String),
+    /// Let it vote.
+    Promote(u64),
+    /// Take it out.
+    Remove(u64),
+}
+
+/// What there is.
+#[derive(Debug, Default)]
+pub struct Present {
+    /// Members and their addresses.
+    pub members: BTreeMap<u64, String>,
+    /// Who votes.
+    pub voters: BTreeSet<u64>,
+}
+
+/// The next step; one at a time, because Raft changes its membership one step at a time.
+#[must_use]
+pub fn next_step(wanted: &BTreeMap<u64, String>, present: &Present) -> Option<Step> {
+    let stranger = present
+        .members
+        .keys()
+        .find(|node| !wanted.contains_key(node));
+    if let Some(stranger) = stranger.filter(|_| !wanted.is_empty()) {
+        return Some(Step::Remove(*stranger));
+    }
+    let missing = wanted
+        .iter()
+        .find(|(node, _)| !present.members.contains_key(node));
+    if let Some((node, address)) = missing {
+        return Some(Step::Add(*node, address.clone()));
+    }
+    if present.voters.len() >= VOTERS_MAX {
+        return None;
+    }
+    let learner = wanted.keys().find(|node| !present.voters.contains(node))?;
+    Some(Step::Promote(*learner))
+}
+
+/// Runs until it is stopped.
+pub async fn run(consensus: Consensus, wake: Wake, stop: CancellationToken) {
+    let mut schedule = Periodic::new(PERIOD, wake, stop);
+    while schedule.next().await {
+        let status = consensus.status().borrow().clone();
+        if status.role != Role::Leader || status.joint {
+            continue;
+        }
+        let wanted = consensus.read(|state| {
+            // A server whose certificate is not recorded yet could not speak to anybody.
+            let ready = state
+                .servers()
+                .filter(|server| !server.peer_certificate.is_empty());
+            ready
+                .map(|server| (server.node_id, server.peer_address.clone()))
+                .collect()
+        });
+        let present = Present {
+            members: status.members,
+            voters: status.voters,
+        };
+        let Some(step) = next_step(&wanted, &present) else {
+            continue;
+        };
+        let outcome = match &step {
+            Step::Add(node, address) => consensus.add_learner(*node, address).await,
+            Step::Promote(node) => consensus.promote(*node).await,
+            Step::Remove(node) => consensus.remove(*node).await,
+        };
+        match outcome {
+            Ok(()) => tracing::info!(?step, "membership changed"),
+            Err(error) => tracing::debug!(?step, %error, "membership not changed yet"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nodes(ids: &[u64]) -> BTreeMap<u64, String> {
+        ids.iter().map(|id| (*id, format!("h{id}:1"))).collect()
+    }
+
+    fn present(members: &[u64], voters: &[u64]) -> Present {
+        Present {
+            members: nodes(members),
+            voters: voters.iter().copied().collect(),
+        }
+    }
+
+    #[test]
+    fn one_step_at_a_time_leads_to_what_the_state_says() {
+        let table = [
+            (nodes(&[1]), present(&[1], &[1]), None),
+            (
+                nodes(&[1, 2]),
+                present(&[1], &[1]),
+                Some(Step::Add(2, "h2:1".into())),
+            ),
+            (
+                nodes(&[1, 2]),
+                present(&[1, 2], &[1]),
+                Some(Step::Promote(2)),
+            ),
+            (nodes(&[1, 2]), present(&[1, 2], &[1, 2]), None),
+            (
+                nodes(&[1]),
+                present(&[1, 2], &[1, 2]),
+                Some(Step::Remove(2)),
+            ),
+            (
+                nodes(&[1, 3]),
+                present(&[1, 2], &[1, 2]),
+                Some(Step::Remove(2)),
+            ),
+        ];
+        for (wanted, present, expected) in table {
+            assert_eq!(
+                next_step(&wanted, &present),
+                expected,
+                "{wanted:?} {present:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_empty_state_takes_nobody_out() {
+        assert_eq!(
+            next_step(&BTreeMap::new(), &present(&[1, 2], &[1, 2])),
+            None
+        );
+    }
+
+    #[test]
+    fn further_servers_stay_learners() {
+        let all = [1, 2, 3, 4, 5, 6];
+        assert_eq!(next_step(&nodes(&all), &present(&all, &all[..5])), None);
+    }
+}
