@@ -24,10 +24,7 @@ use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status};
 
 use crate::{
-    cache::{
-        entries::Held,
-        state::{Defaults, State},
-    },
+    cache::{entries::Held, state::State},
     code,
     peer_tls::OwnSvid,
     server_client::Servers,
@@ -170,7 +167,6 @@ impl AgentAdmin for Admin {
         let own = self.own.svid();
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         let position = state.position.unwrap_or_default();
-        let Defaults { .. } = &state.defaults;
         Ok(Response::new(AgentStatus {
             agent_id: self.agent_id(),
             trust_domain: state.trust_domain.to_string(),

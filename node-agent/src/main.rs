@@ -55,8 +55,8 @@ async fn serve(host: Host, config: Config, path: PathBuf, log: LogControl) -> Re
     let reload = match signals::listen(&signal_tasks, trigger, config.drain_grace) {
         Ok(wake) => wake,
         Err(error) => {
-            tracing::error!(%error, "signals cannot be handled");
-            return Ok(());
+            let (task, message) = ("signals".to_owned(), error.to_string());
+            return Err(RunError::Task { task, message });
         }
     };
     let disk = std::sync::Arc::clone(&host.disk);

@@ -16,6 +16,7 @@ use std::{
 use futures_util::Stream;
 use mintmark_identity::{clock::Timestamp, entropy::draw_u64, entry::EntryId, selector::Selectors};
 use mintmark_runtime::{Host, backoff::fraction, drain::DrainWatch, grpc::ConnectInfo, unix::Peer};
+use prometheus_client::metrics::gauge::Gauge;
 use tonic::{Code, Extensions, Status};
 
 use crate::{
@@ -305,15 +306,17 @@ fn serials(identities: &[Identity]) -> Vec<String> {
 pub struct Streams {
     open: Arc<Mutex<BTreeMap<u32, usize>>>,
     per_uid: usize,
+    counted: Gauge,
 }
 
 impl Streams {
-    /// At most this many streams for each user.
+    /// At most this many streams for each user; `counted` shows how many there are in all.
     #[must_use]
-    pub fn new(per_uid: usize) -> Self {
+    pub fn new(per_uid: usize, counted: Gauge) -> Self {
         Self {
             open: Arc::default(),
             per_uid,
+            counted,
         }
     }
 
@@ -333,6 +336,7 @@ impl Streams {
             ));
         }
         *count = count.saturating_add(1);
+        self.counted.inc();
         Ok(Slot {
             streams: self.clone(),
             uid,
@@ -359,6 +363,7 @@ pub struct Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        self.streams.counted.dec();
         let mut open = self
             .streams
             .open
@@ -380,7 +385,7 @@ mod tests {
 
     #[test]
     fn one_user_cannot_take_the_streams_of_another() {
-        let streams = Streams::new(2);
+        let streams = Streams::new(2, Gauge::default());
         let first = streams.open(1).unwrap();
         let _second = streams.open(1).unwrap();
         let refused = streams.open(1).unwrap_err();

@@ -10,12 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use mintmark_identity::{entropy::draw_u64, trust_domain::TrustDomain};
 use mintmark_proto::mintmark::agent::v1 as pb;
-use mintmark_runtime::{
-    Host,
-    backoff::{Backoff, fraction},
-    network::Address,
-    task::periodic::Wake,
-};
+use mintmark_runtime::{Host, backoff::Backoff, network::Address, task::periodic::Wake};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -39,8 +34,10 @@ mod convert;
 const OUTGOING: usize = 4;
 /// How long a server may take to begin its answer.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Over how long the agents of a stale server spread their search for another.
+/// By how much the agents of a stale server spread their search for another, at first.
 const SEEK_SPREAD: Duration = Duration::from_millis(500);
+/// The longest pause in that search.
+const SEEK_RETRY_MAX: Duration = Duration::from_secs(5);
 /// How long another server may take to show that it is not stale.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -238,12 +235,10 @@ impl UpdateStream {
                     }
                     self.acknowledge(&session, &mut acknowledged);
                 }
-                fresh = seeking.next() => {
-                    if let Some(session) = fresh {
-                        tracing::info!(server = %session.address, "turning to a server that is not stale");
-                        self.servers.prefer(&session.address);
-                        return End::Switch(session);
-                    }
+                session = seeking.next() => {
+                    tracing::info!(server = %session.address, "turning to a server that is not stale");
+                    self.servers.prefer(&session.address);
+                    return End::Switch(session);
                 }
                 changed = self.identity.changed() => {
                     return if changed.is_err() { End::Stopped } else { End::NewIdentity };
@@ -333,31 +328,38 @@ impl UpdateStream {
         }
     }
 
-    /// Looks for a server that is not stale: the first of the others whose stream begins with
-    /// anything else.
-    async fn seek(self, from: Address) -> Option<Box<Session>> {
-        let wait = fraction(SEEK_SPREAD, draw_u64(self.host.entropy.as_ref()));
-        tokio::time::sleep(wait).await;
-        for address in self.servers.round() {
-            if address == from {
-                continue;
-            }
-            let probe = async {
-                let mut session = self.open(address).await.ok()?;
-                let first = session.incoming.message().await.ok()??;
-                let stale = matches!(first.body, Some(pb::server_message::Body::Stale(_)) | None);
-                session.first = Some(first);
-                (!stale).then(|| Box::new(session))
-            };
-            if let Ok(Some(session)) = tokio::time::timeout(SEEK_TIMEOUT, probe).await {
-                return Some(session);
+    /// Looks for a server that is not stale, again and again: the first of the others whose
+    /// stream begins with anything else.
+    async fn seek(self, from: Address) -> Box<Session> {
+        let mut backoff = Backoff::new(SEEK_SPREAD, SEEK_RETRY_MAX);
+        loop {
+            let draw = draw_u64(self.host.entropy.as_ref());
+            tokio::time::sleep(backoff.next_delay(draw)).await;
+            for address in self.servers.round() {
+                if address == from {
+                    continue;
+                }
+                if let Some(session) = self.probe(address).await {
+                    return session;
+                }
             }
         }
-        None
+    }
+
+    /// Opens a stream and returns it if the server behind it is not stale.
+    async fn probe(&self, address: Address) -> Option<Box<Session>> {
+        let probe = async {
+            let mut session = self.open(address).await.ok()?;
+            let first = session.incoming.message().await.ok()??;
+            let stale = matches!(first.body, Some(pb::server_message::Body::Stale(_)) | None);
+            session.first = Some(first);
+            (!stale).then(|| Box::new(session))
+        };
+        tokio::time::timeout(SEEK_TIMEOUT, probe).await.ok()?
     }
 }
 
-type Search = std::pin::Pin<Box<dyn Future<Output = Option<Box<Session>>> + Send>>;
+type Search = std::pin::Pin<Box<dyn Future<Output = Box<Session>> + Send>>;
 
 /// The search for a better server, while there is one.
 #[derive(Default)]
@@ -374,12 +376,11 @@ impl Seeking {
         self.0 = None;
     }
 
-    async fn next(&mut self) -> Option<Box<Session>> {
+    async fn next(&mut self) -> Box<Session> {
         match &mut self.0 {
             None => std::future::pending().await,
             Some(search) => {
                 let found = search.as_mut().await;
-                // Unsuccessful: the server's next `stale` begins another search.
                 self.0 = None;
                 found
             }

@@ -82,7 +82,7 @@ impl Core {
             tokens: Tokens::new(config.limits.jwt_svids),
             issuer,
             workloads: workloads(host, config),
-            streams: Streams::new(config.limits.streams_per_uid),
+            streams: Streams::new(config.limits.streams_per_uid, metrics.streams.clone()),
             push_splay: config.push_splay,
             drain,
             metrics: Arc::clone(&metrics),

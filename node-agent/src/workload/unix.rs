@@ -199,7 +199,7 @@ impl Looker {
     fn hash(&self, pid: u32) -> io::Result<String> {
         let id = self.proc.executable_id(pid)?;
         if let Some(limit) = self.options.hash_size_max.filter(|limit| id.size > *limit) {
-            let (size, text) = (id.size, "bytes, more than workload_size_limit");
+            let (size, text) = (id.size, "bytes, more than workload.hash_size_max");
             return Err(io::Error::other(format!("it has {size} {text} ({limit})")));
         }
         if let Some(hash) = self.remembered(id) {

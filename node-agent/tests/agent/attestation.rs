@@ -95,10 +95,7 @@ async fn a_large_executable_is_not_hashed_and_that_is_said() {
         .iter()
         .find(|u| u.selector == "unix:sha256")
         .unwrap();
-    assert!(
-        missing.reason.contains("workload_size_limit"),
-        "{missing:?}"
-    );
+    assert!(missing.reason.contains("hash_size_max"), "{missing:?}");
     let off = UnixOptions {
         discover_path: false,
         ..UnixOptions::default()

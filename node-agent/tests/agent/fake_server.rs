@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -88,7 +88,6 @@ pub struct Inner {
     pub jwt_ttl: Duration,
     /// Refuses to issue with this, for all or for one entry.
     pub refuse: BTreeMap<String, Status>,
-    pub stale: bool,
     pub banned: bool,
     pub evicted: bool,
     /// Answers an attestation into the void this many times.
@@ -173,6 +172,10 @@ pub struct World {
     pub issue_calls: Arc<AtomicUsize>,
     pub jwt_calls: Arc<AtomicUsize>,
     pub gate: Arc<watch::Sender<bool>>,
+    /// Of this server alone: it says that it has no leader.
+    pub stale: Arc<AtomicBool>,
+    /// Streams that this server alone was asked for.
+    pub streams: Arc<AtomicUsize>,
 }
 
 impl std::fmt::Debug for World {
@@ -218,7 +221,6 @@ impl World {
             agent_ttl: Duration::from_secs(3_600),
             jwt_ttl: Duration::from_secs(300),
             refuse: BTreeMap::new(),
-            stale: false,
             banned: false,
             evicted: false,
             lose_replies: 0,
@@ -233,7 +235,23 @@ impl World {
             issue_calls: Arc::default(),
             jwt_calls: Arc::default(),
             gate: Arc::new(watch::Sender::new(true)),
+            stale: Arc::default(),
+            streams: Arc::default(),
         }
+    }
+
+    /// The same trust domain as another server knows it.
+    pub fn by_another_server(&self) -> Self {
+        Self {
+            stale: Arc::default(),
+            streams: Arc::default(),
+            ..self.clone()
+        }
+    }
+
+    pub fn set_stale(&self, stale: bool) {
+        self.stale.store(stale, Ordering::SeqCst);
+        self.wake();
     }
 
     pub fn with<R>(&self, look: impl FnOnce(&mut Inner) -> R) -> R {
@@ -640,6 +658,7 @@ impl agent_server::Agent for Service {
         };
         let from = begin.resume_from.map(|at| (at.epoch, at.index));
         self.world.with(|inner| inner.resumed_from.push(from));
+        self.world.streams.fetch_add(1, Ordering::SeqCst);
         self.world.wake();
         let (outgoing, messages) = mpsc::channel(16);
         let world = self.world.clone();
@@ -740,7 +759,7 @@ async fn serve_stream(
     let mut cursor = match from {
         Some((at, index)) if at == epoch && index >= world.with(|inner| inner.forgotten) => index,
         _ => {
-            if !world.with(|inner| inner.stale) {
+            if !world.stale.load(Ordering::SeqCst) {
                 let complete = world.complete();
                 outgoing.send(update(complete)).await.map_err(|_| ())?;
             }
@@ -749,9 +768,10 @@ async fn serve_stream(
     };
     let mut told_stale = false;
     loop {
-        let (stale, banned, evicted, next) = world.with(|inner| {
+        let stale = world.stale.load(Ordering::SeqCst);
+        let (banned, evicted, next) = world.with(|inner| {
             let next = inner.history.get(usize::try_from(cursor).unwrap()).cloned();
-            (inner.stale, inner.banned, inner.evicted, next)
+            (inner.banned, inner.evicted, next)
         });
         if banned || evicted {
             let position = Some(pb::Position {

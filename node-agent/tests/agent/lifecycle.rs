@@ -1,6 +1,6 @@
 //! From attestation to the end: restarts, outages, denials, and servers that fail.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use mintmark_identity::clock::Clock;
 use mintmark_proto::mintmark::{
@@ -426,36 +426,41 @@ async fn servers_that_are_learned_are_used_when_the_configured_one_is_gone() {
 }
 
 #[tokio::test]
-async fn a_stale_server_is_left_for_a_fresh_one_and_kept_until_then() {
+async fn a_stale_server_is_left_for_a_fresh_one_and_kept_until_there_is_one() {
     let mut bed = Bed::new().await;
     bed.world.put_entry(entry("a", "/a"));
     let agent = bed.start().await;
     wait_state(&agent, |state| state.svids.len() == 1).await;
-    // A second world that is a copy of the first, with the same authority, and fresh.
-    let fresh = crate::fake_server::World {
-        changed: Default::default(),
-        ..bed.world.clone()
-    };
-    let second = FakeServer::start(&fresh).await;
+    let other = bed.world.by_another_server();
+    other.set_stale(true);
+    let second = FakeServer::start(&other).await;
     bed.config.server_addresses.push(second.address.clone());
-    let reloaded = agent.reload(&bed.config, &bed.config);
-    assert!(reloaded.is_empty());
-    let streams = bed.world.with(|inner| inner.resumed_from.len());
-    bed.world.with(|inner| inner.stale = true);
-    bed.world.wake();
-    // Both servers share the world, so both are stale: the agent looks and stays.
-    let looked = async {
-        while bed.world.with(|inner| inner.resumed_from.len()) == streams {
-            tokio::task::yield_now().await;
-        }
-    };
-    within(looked).await;
-    bed.world.with(|inner| inner.stale = false);
-    bed.world.wake();
-    fresh.wake();
+    assert!(agent.reload(&bed.config, &bed.config).is_empty());
+    bed.world.set_stale(true);
+    // The agent looks at the other server, finds it stale too, and stays where it is.
+    wait_world(&bed.world, |_| other.streams.load(Ordering::SeqCst) > 0).await;
+    assert_eq!(bed.world.streams.load(Ordering::SeqCst), 1);
+    let status = |bed: &Bed| AgentAdminClient::new(bed.admin_channel());
+    let at = within(status(&bed).get_status(GetStatusRequest {}))
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(at.connected);
+    assert_eq!(at.server, bed.config.server_addresses[0].to_string());
+    // Then the other one is fresh.
+    other.set_stale(false);
     bed.world.put_entry(entry("b", "/b"));
-    fresh.wake();
     wait_state(&agent, |state| state.svids.len() == 2).await;
+    let at = within(status(&bed).get_status(GetStatusRequest {}))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(at.server, second.address.to_string());
+    assert_eq!(
+        bed.world.streams.load(Ordering::SeqCst),
+        1,
+        "the stale one was not asked again"
+    );
 }
 
 #[tokio::test]

@@ -23,8 +23,6 @@ use crate::{
 
 /// Calls each of the seven methods with these header values and returns the codes.
 async fn call_all(channel: &Channel, values: &[&str]) -> Vec<(&'static str, Status)> {
-    let header = |request: Request<()>| request;
-    let _ = header;
     let mut client = SpiffeWorkloadApiClient::new(channel.clone());
     fn with<T>(values: &[&str], message: T) -> Request<T> {
         let mut request = Request::new(message);
