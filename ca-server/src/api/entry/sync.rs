@@ -186,14 +186,15 @@ mod tests {
     async fn agent_with(entries: usize, long: usize) -> (Fixture, SpiffeId) {
         let fixture = Fixture::new().await;
         let agent = fixture.join("a", &[]).await;
+        let selector = |kind: &str| state::Selector {
+            kind: kind.into(),
+            value: "v".repeat(long),
+        };
         let entry = |number: usize| state::Entry {
             id: format!("e{number:05}"),
             spiffe_id: format!("spiffe://example.org/e{number}"),
             parent_id: agent.to_string(),
-            selectors: vec![state::Selector {
-                kind: "k".into(),
-                value: "v".repeat(long.max(1)),
-            }],
+            selectors: ["k", "l"].map(selector).to_vec(),
             ..state::Entry::default()
         };
         let mut all: Vec<_> = (0..entries).map(entry).collect();
@@ -201,7 +202,7 @@ mod tests {
             parent_id: "spiffe://example.org/spire/agent/join_token/other".into(),
             ..entry(99_999)
         });
-        for part in all.chunks(200) {
+        for part in all.chunks(100) {
             let body = CreateEntries {
                 entries: part.to_vec(),
             };
