@@ -60,6 +60,9 @@ impl Ranges {
 
     /// Takes `start..end` out.
     pub fn remove(&mut self, start: u64, end: u64) {
+        if start >= end {
+            return;
+        }
         let mut kept = Vec::with_capacity(self.0.len().saturating_add(1));
         for (from, to) in self.iter() {
             kept.extend([(from, to.min(start)), (from.max(end), to)]);
