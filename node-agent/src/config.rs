@@ -73,7 +73,7 @@ pub struct RawConfig {
     pub join_token_file: Option<PathBuf>,
     /// The trust bundle to begin with: a SPIFFE bundle document or PEM.
     pub trust_bundle_path: Option<PathBuf>,
-    /// SHA-256 of the trust-domain key, in hex.
+    /// The pin of the trust-domain key, in hex, as join lines have it.
     pub trust_domain_key: Option<String>,
     /// Where `/live`, `/ready` and `/metrics` are served; nowhere when unset.
     pub probes_address: Option<String>,

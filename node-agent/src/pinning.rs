@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use mintmark_identity::trust_domain::TrustDomain;
+use mintmark_identity::{statement::Pin, trust_domain::TrustDomain};
 use mintmark_runtime::{
     Host,
     disk::MODE_PUBLIC,
@@ -23,7 +23,7 @@ use crate::{
     agent_svid::Tls,
     code,
     server_client::Servers,
-    statement::{self, Pin, StatementError, VerifiedStatement},
+    statement::{self, StatementError, VerifiedStatement},
     trust::Trust,
 };
 

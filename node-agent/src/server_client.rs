@@ -51,6 +51,8 @@ struct Addresses {
     /// The one that is asked.
     current: usize,
     channels: BTreeMap<Address, Channel>,
+    /// Rises whenever all connections are made anew.
+    connections: u64,
 }
 
 impl Addresses {
@@ -191,7 +193,10 @@ impl Servers {
 
     /// Makes all further calls on new connections: the agent's SVID changed.
     pub fn reconnect(&self) {
-        self.with(|addresses| addresses.channels.clear());
+        self.with(|addresses| {
+            addresses.channels.clear();
+            addresses.connections = addresses.connections.saturating_add(1);
+        });
     }
 
     /// The connection to a server.
@@ -235,7 +240,14 @@ impl Servers {
     {
         let mut last = Status::unavailable("no server is configured");
         for address in self.round() {
-            match call(address.clone()).await {
+            let connections = self.with(|addresses| addresses.connections);
+            let mut answer = call(address.clone()).await;
+            let renewed = || self.with(|addresses| addresses.connections) != connections;
+            if answer.as_ref().is_err_and(is_about_identity) && renewed() {
+                // The agent's SVID was renewed while the call was on a connection of the last.
+                answer = call(address.clone()).await;
+            }
+            match answer {
                 Ok(answer) => {
                     self.prefer(&address);
                     return Ok(answer);
@@ -258,6 +270,13 @@ pub fn another_may_answer(status: &Status) -> bool {
     matches!(
         status.code(),
         Code::Unavailable | Code::DeadlineExceeded | Code::Unknown | Code::Cancelled
+    )
+}
+
+fn is_about_identity(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::PermissionDenied | Code::Unauthenticated
     )
 }
 

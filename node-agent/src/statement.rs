@@ -2,16 +2,16 @@
 //!
 //! Responsible for: asking a server for a statement and verifying it against the pin. Always
 //! holds: nothing in a statement is used before both signatures, the nonce, the trust domain and
-//! the position verified; the pin covers the native key, whose signature on the certificate
-//! covers the alternative one. Not here: when a statement is needed (`identity`).
+//! the position verified. Not here: the signatures (`mintmark_identity::statement`), when a
+//! statement is needed (`agent_svid`).
 
 use std::sync::Arc;
 
 use mintmark_identity::{
     bundle::Bundle,
     entropy::{Entropy, draw_bytes},
-    key_manager::{spki_sha256, verify_signature},
-    svid::x509::{X509Authority, structure::CertificateParts},
+    statement::{self as signed, Pin, StatementSignatures},
+    svid::x509::X509Authority,
     trust_domain::TrustDomain,
 };
 use mintmark_proto::mintmark::agent::v1::{
@@ -22,13 +22,8 @@ use tonic::{Status, transport::Channel};
 
 use crate::code;
 
-/// What both signatures are over, before the statement.
-const DOMAIN: &[u8] = b"mintmark-statement-v1\0";
 /// The largest statement: a bundle with room to spare.
 const RESPONSE_MAX: usize = 1 << 20;
-
-/// SHA-256 of the trust-domain key's SubjectPublicKeyInfo.
-pub type Pin = [u8; 32];
 
 /// Why a statement is not believed.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +31,10 @@ pub enum StatementError {
     /// No server gave one.
     #[error("no server gave a statement")]
     NoAnswer(#[from] Status),
-    /// It does not verify.
+    /// It is not signed by the trust-domain key.
+    #[error("{}: the statement is not believed", code::STATEMENT_REFUSED)]
+    Unsigned(#[source] signed::StatementError),
+    /// It is signed and says what it must not.
     #[error("{}: the statement is not believed: {reason}", code::STATEMENT_REFUSED)]
     Refused {
         /// What is wrong with it.
@@ -92,26 +90,19 @@ fn verify(
     seen: (u64, u64),
 ) -> Result<VerifiedStatement, StatementError> {
     let certificate = &response.trust_domain_key_certificate;
-    let key = X509Authority::parse(certificate)
-        .map_err(|_| StatementError::refused("the certificate of its key cannot be read"))?;
-    let shown = spki_sha256(key.spki());
-    if pin.is_some_and(|pin| pin != shown) {
-        return Err(StatementError::refused(
-            "it is by another key than the pinned one",
-        ));
-    }
-    let parts = CertificateParts::parse(certificate)
-        .map_err(|_| StatementError::refused("the certificate of its key cannot be read"))?;
-    verify_signature(key.spki(), parts.tbs.der, parts.signature)
-        .map_err(|_| StatementError::refused("the certificate of its key is not signed by it"))?;
-    let alternative = key
-        .alternative_spki()
-        .ok_or(StatementError::refused("its key has no alternative key"))?;
-    let signed = [DOMAIN, &response.statement].concat();
-    verify_signature(key.spki(), &signed, &response.native_signature)
-        .map_err(|_| StatementError::refused("the native signature does not verify"))?;
-    verify_signature(alternative, &signed, &response.alternative_signature)
-        .map_err(|_| StatementError::refused("the alternative signature does not verify"))?;
+    let pin = match pin {
+        Some(pin) => pin,
+        None => X509Authority::parse(certificate)
+            .map_err(signed::StatementError::from)
+            .and_then(|certificate| signed::pin(&certificate))
+            .map_err(StatementError::Unsigned)?,
+    };
+    let signatures = StatementSignatures {
+        native: response.native_signature.clone(),
+        alternative: response.alternative_signature.clone(),
+    };
+    signed::verify_statement(&pin, certificate, &response.statement, &signatures)
+        .map_err(StatementError::Unsigned)?;
     let statement = Statement::decode(response.statement.as_slice())
         .map_err(|_| StatementError::refused("it cannot be read"))?;
     if statement.nonce != nonce {
@@ -134,7 +125,7 @@ fn verify(
     Ok(VerifiedStatement {
         bundle: Arc::new(bundle),
         position,
-        pin: shown,
+        pin,
     })
 }
 

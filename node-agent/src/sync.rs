@@ -223,6 +223,10 @@ impl UpdateStream {
                     let end = match message {
                         Ok(Some(message)) => self.take(message, &session.address, &mut seeking),
                         Ok(None) => Some(End::Failed(Status::unavailable("the server closed the stream"))),
+                        // The server ends the stream of the last SVID when it sees the new one.
+                        Err(_) if self.identity.has_changed().unwrap_or(false) => {
+                            Some(End::NewIdentity)
+                        }
                         Err(status) => Some(End::Failed(status)),
                     };
                     if let Some(end) = end {

@@ -10,14 +10,11 @@ use std::{
     time::Duration,
 };
 
-use mintmark_identity::{secret::SecretBytes, trust_domain::TrustDomain};
+use mintmark_identity::{secret::SecretBytes, statement::Pin, trust_domain::TrustDomain};
 use mintmark_runtime::{network::Address, telemetry::LogFormat};
 
 use super::RawConfig;
 use crate::{code, sds::secrets::Names, workload::unix::UnixOptions};
-
-/// SHA-256 of the trust-domain key.
-pub type Pin = [u8; 32];
 
 /// What an agent attests with, if it has no identity yet.
 #[derive(Clone, PartialEq, Eq)]
@@ -97,7 +94,7 @@ pub struct Config {
     pub evidence: Evidence,
     /// The trust bundle to begin with.
     pub trust_bundle_path: Option<PathBuf>,
-    /// SHA-256 of the trust-domain key.
+    /// The pin of the trust-domain key.
     pub trust_domain_key: Option<Pin>,
     /// Where `/live`, `/ready` and `/metrics` are served.
     pub probes_address: Option<Address>,

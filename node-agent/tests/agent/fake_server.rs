@@ -22,6 +22,7 @@ use mintmark_identity::{
     key_manager::{KeyAlgorithm, SigningKey, spki_sha256, verify_signature},
     secret::SecretBytes,
     spiffe_id::SpiffeId,
+    statement::sign_statement,
     svid::{
         jwt::{Audience, JwtClaims, jwt_signing_input},
         x509::{
@@ -584,10 +585,10 @@ impl agent_server::Agent for Service {
             ..pb::Statement::default()
         };
         let statement = statement.encode_to_vec();
-        let signed = [b"mintmark-statement-v1\0".as_slice(), &statement].concat();
+        let signatures = sign_statement(key, &statement).unwrap();
         Ok(Response::new(pb::GetStatementResponse {
-            native_signature: key.native().sign(&signed).unwrap(),
-            alternative_signature: key.alternative().unwrap().sign(&signed).unwrap(),
+            native_signature: signatures.native,
+            alternative_signature: signatures.alternative,
             trust_domain_key_certificate: certificate.clone(),
             statement,
         }))

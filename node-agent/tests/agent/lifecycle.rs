@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use mintmark_identity::clock::Clock;
+use mintmark_identity::{clock::Clock, svid::x509::X509Authority};
 use mintmark_proto::mintmark::{
     agent::v1 as pb,
     agentadmin::v1::{
@@ -302,8 +302,8 @@ async fn an_outage_longer_than_every_authority_is_survived_by_the_learned_key() 
 async fn a_pin_is_all_that_is_needed_to_join_and_a_wrong_one_is_not_enough() {
     let mut bed = Bed::new().await;
     bed.config.trust_bundle_path = None;
-    let key = bed.world.trust_domain_key.0.native().spki_der().to_vec();
-    let mut pin = mintmark_identity::key_manager::spki_sha256(&key);
+    let certificate = X509Authority::parse(&bed.world.trust_domain_key.1).unwrap();
+    let mut pin = mintmark_identity::statement::pin(&certificate).unwrap();
     pin[0] ^= 1;
     bed.config.trust_domain_key = Some(pin);
     let wrong = bed.launch().await;
