@@ -22,6 +22,7 @@ use thiserror::Error;
 use tonic::{Code as Grpc, Status};
 
 use crate::authority::keyring::KeyringError;
+use crate::authority::rotation::RotationError;
 use crate::authority::statement::MakeStatementError;
 use crate::code::{self, Code};
 use crate::issuance::IssueError;
@@ -95,9 +96,9 @@ pub enum ApiError {
         /// In words.
         detail: String,
     },
-    /// Rotation.
+    /// The rotation job did not make the step.
     #[error(transparent)]
-    Rotation(#[from] crate::authority::rotation::RotationError),
+    Rotation(#[from] RotationError),
     /// A key cannot be used.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
@@ -167,7 +168,7 @@ impl ApiError {
             Self::Issue(error) => issue_codes(error),
             Self::Propose(error) => propose_codes(error),
             Self::Refused { refusal, .. } => refusal_codes(*refusal),
-            Self::Rotation(_) => (code::REFUSED, Grpc::FailedPrecondition),
+            Self::Rotation(error) => rotation_codes(error),
             Self::Keyring(error) => keyring_codes(error),
             Self::MustReattest => (code::AGENT_MUST_REATTEST, Grpc::PermissionDenied),
             Self::Nonce => (code::NONCE_REFUSED, Grpc::FailedPrecondition),
@@ -341,6 +342,16 @@ fn issue_codes(error: &IssueError) -> (Code, Grpc) {
                 (code::SELF_CHECK, Grpc::Internal)
             }
         },
+    }
+}
+
+fn rotation_codes(error: &RotationError) -> (Code, Grpc) {
+    match error {
+        RotationError::Keyring(error) => keyring_codes(error),
+        RotationError::Propose(error) => propose_codes(error),
+        RotationError::NotInitialized => (code::NOT_READY, Grpc::Unavailable),
+        RotationError::Refused(_) => (code::REFUSED, Grpc::FailedPrecondition),
+        RotationError::Lifecycle(_) => (code::INTERNAL, Grpc::Internal),
     }
 }
 

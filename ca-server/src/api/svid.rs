@@ -162,10 +162,10 @@ impl wire::svid_server::Svid for SvidService {
         let request = request.get_ref();
         let csr = verify_csr(&request.csr)?;
         let names = csr.requested().clone();
-        let id = names
-            .uris
-            .first()
-            .ok_or_else(|| ApiError::invalid("csr", "names no SPIFFE ID"))?;
+        // The administrator names the identity in the request, as SPIRE's does.
+        let [id] = names.uris.as_slice() else {
+            return Err(ApiError::invalid("csr", "must name exactly one URI").into());
+        };
         let id = SpiffeId::parse(id).map_err(|error| ApiError::invalid("csr", error))?;
         let spiffe_id = self.mintable(id)?;
         let subject = Subject::Mint {

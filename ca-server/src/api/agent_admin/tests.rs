@@ -222,39 +222,36 @@ async fn a_token_is_known_to_who_asked_for_it_and_to_nobody_else() {
     );
 }
 
+fn make(request: &wire::CreateJoinTokenRequest) -> Result<NewToken, ApiError> {
+    let domain = TrustDomain::parse("example.org").unwrap();
+    NewToken::make(request, &domain, START, &SeededEntropy::new(1))
+}
+
+#[test]
+fn a_token_may_be_chosen_and_its_life_too() {
+    let ttl = 30 * 24 * 60 * 60;
+    let request = wire::CreateJoinTokenRequest {
+        ttl,
+        token: "chosen-1".into(),
+        agent_id: None,
+    };
+    let made = make(&request).unwrap();
+    assert_eq!(made.value, "chosen-1");
+    assert_eq!(
+        made.record.expires_at_ms,
+        START.unix_millis() + i64::from(ttl) * 1_000
+    );
+    let record = made.record.encode_to_vec();
+    assert!(
+        !record.windows(6).any(|part| part == b"chosen"),
+        "all that leaves this server"
+    );
+}
+
 #[test]
 fn what_cannot_be_a_token_is_refused() {
-    let domain = TrustDomain::parse("example.org").unwrap();
-    let make = |request: &wire::CreateJoinTokenRequest| {
-        NewToken::make(request, &domain, START, &SeededEntropy::new(1)).map(|made| {
-            // The command has all that leaves this server.
-            assert!(
-                !made
-                    .record
-                    .encode_to_vec()
-                    .windows(6)
-                    .any(|part| part == b"chosen")
-            );
-            made.value
-        })
-    };
     let request = wire::CreateJoinTokenRequest::default;
-    assert_eq!(
-        make(&wire::CreateJoinTokenRequest {
-            token: "chosen-1".into(),
-            ..request()
-        })
-        .unwrap(),
-        "chosen-1"
-    );
     let day = 24 * 60 * 60;
-    assert!(
-        make(&wire::CreateJoinTokenRequest {
-            ttl: 30 * day,
-            ..request()
-        })
-        .is_ok()
-    );
     let foreign = types::Spiffeid {
         trust_domain: "other.org".into(),
         path: "/n".into(),
@@ -298,7 +295,7 @@ fn what_cannot_be_a_token_is_refused() {
         },
     ];
     for request in refused {
-        let error = make(&request).unwrap_err();
+        let error = make(&request).err().unwrap();
         assert_eq!(error.codes().1, Code::InvalidArgument, "{request:?}");
     }
 }

@@ -30,7 +30,7 @@ pub(super) enum Outcome {
     /// It was not decided, or not in time to know.
     Failed(Arc<ApiError>),
     /// It was decided.
-    Decided(ItemResult),
+    Decided(Box<ItemResult>),
 }
 
 impl Outcome {
@@ -150,7 +150,8 @@ impl Shared {
             };
             match self.propose(actor.clone(), body(part), key).await {
                 Ok(proposed) => {
-                    decided.extend(proposed.result.items.into_iter().map(Outcome::Decided));
+                    let items = proposed.result.items.into_iter().map(Box::new);
+                    decided.extend(items.map(Outcome::Decided));
                 }
                 Err(error) if only_part => return Err(error),
                 Err(error) => {
@@ -241,10 +242,10 @@ mod tests {
         let (acceptable, places) = sort(asked);
         assert_eq!(acceptable, ["a", "b"]);
         let item = |leaf_index| {
-            Outcome::Decided(ItemResult {
+            Outcome::Decided(Box::new(ItemResult {
                 leaf_index,
                 ..ItemResult::default()
-            })
+            }))
         };
         let merged = merge(places, vec![item(7), item(8)]).unwrap();
         let codes: Vec<i32> = merged
