@@ -379,22 +379,4 @@ impl Drop for Slot {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::*;
-
-    #[test]
-    fn one_user_cannot_take_the_streams_of_another() {
-        let streams = Streams::new(2, Gauge::default());
-        let first = streams.open(1).unwrap();
-        let _second = streams.open(1).unwrap();
-        let refused = streams.open(1).unwrap_err();
-        assert_eq!(refused.code(), Code::ResourceExhausted);
-        assert_eq!(status::code_of(&refused).unwrap(), "MM-2006");
-        let other = streams.open(2).unwrap();
-        drop(first);
-        let _again = streams.open(1).unwrap();
-        drop(other);
-        assert_eq!(streams.count(), 2);
-    }
-}
+mod tests;
