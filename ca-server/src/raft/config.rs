@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use openraft::SnapshotPolicy;
 
+use super::open::OpenError;
 use super::type_config::NodeId;
 use crate::store::StorePaths;
 
@@ -117,7 +118,7 @@ impl RaftConfig {
     }
 
     /// The library's configuration.
-    pub(super) fn openraft(&self) -> Result<Arc<openraft::Config>, openraft::ConfigError> {
+    pub(super) fn openraft(&self) -> Result<Arc<openraft::Config>, OpenError> {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let config = openraft::Config {
             cluster_name: self.cluster_id.to_string(),
@@ -133,7 +134,10 @@ impl RaftConfig {
             purge_batch_size: 1,
             ..openraft::Config::default()
         };
-        config.validate().map(Arc::new)
+        let valid = config.validate();
+        valid
+            .map(Arc::new)
+            .map_err(|error| OpenError::Timing(error.to_string()))
     }
 }
 

@@ -1,15 +1,17 @@
 //! One member's handle on consensus.
 //!
-//! Responsible for: putting the parts together, and what the rest of the server asks of
-//! them. Always holds: everything that runs is in the process's tasks; when consensus
-//! ends for good, [`Consensus::failed`] says why. Not here: the parts.
+//! Responsible for: what the rest of the server asks of consensus. Always holds: a value
+//! read here was applied here; when consensus ends for good, [`Consensus::failed`] says
+//! why. Not here: the parts, and starting them (`start`).
+
+mod error;
+mod start;
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mintmark_identity::entropy::{draw_bytes, draw_u64};
 use mintmark_proto::mintmark::raft::v1 as pb;
 use mintmark_proto::mintmark::raft::v1::peer_server::PeerServer;
 use mintmark_runtime::Host;
@@ -21,79 +23,30 @@ use mintmark_runtime::task::Tasks;
 use mintmark_runtime::tls::ServerConfigSource;
 use openraft::BasicNode;
 use openraft::error::{CheckIsLeaderError, InitializeError, RaftError};
-use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tonic::service::Routes;
 
+pub use self::error::{BootstrapError, RaftFault, StaleError};
 use super::auth::PeerAuth;
-use super::backfill::Backfill;
 use super::config::RaftConfig;
 use super::log_store::LogStore;
 use super::machine::Machine;
 use super::membership::{Change, MembershipChanges, MembershipError};
-use super::network::Links;
-use super::open::{OpenError, Stores, open_stores};
 use super::peers::{MESSAGE_LEN_MAX, Peers};
-use super::propose::{Batcher, Pending, ProposeError, Proposed, Proposer};
+use super::propose::{ProposeError, Proposed, Proposer};
 use super::quorum::QuorumClock;
 use super::replicated_state::ReplicatedState;
-use super::runtime::SeededRuntime;
 use super::service::PeerService;
-use super::session::{Expelled, Own, Sessions};
+use super::session::Expelled;
 use super::status::{RaftStatus, Role, StatusWatch};
 use super::type_config::{NodeId, Raft};
-use super::waiters::Waiters;
 use crate::state::{Position, State};
-use crate::store::StoreError;
 use crate::store::leaves::ReadLeavesError;
 
 /// Calls of one other member at one time; it has one connection or a few.
 const PEER_STREAMS_MAX: u32 = 1024;
 /// Pause before a read index is asked for again.
 const READ_RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// Time for a Hello when this member starts.
-const GREET_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Why this member takes part no longer. The process should end.
-#[derive(Debug, Clone, Error)]
-pub enum RaftFault {
-    /// A store failed.
-    #[error("the log can no longer be written")]
-    Store(#[from] StoreError),
-    /// Another member knows that this one's disk was replaced.
-    #[error(
-        "other members know this member with another disk; remove it and admit it under a new id"
-    )]
-    Wiped,
-    /// Another member knows that this one had acknowledged more than it has.
-    #[error(
-        "this member has lost log entries that it had acknowledged; remove it and admit it \
-         under a new id"
-    )]
-    RolledBack,
-    /// The library stopped, for example because a command could not be applied.
-    #[error("consensus stopped: {0}")]
-    Stopped(String),
-}
-
-/// Why a cluster was not made.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum BootstrapError {
-    /// This member belongs to a cluster already.
-    #[error("this member belongs to a cluster already")]
-    AlreadyMember,
-    /// Consensus has ended on this server.
-    #[error("consensus has stopped on this server")]
-    Stopped,
-}
-
-/// Why a linearizable read cannot be had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum StaleError {
-    /// No leader confirmed in time that this state is current.
-    #[error("no leader confirmed in time that the state is current")]
-    NoQuorum,
-}
 
 /// One member of the cluster. A clone is another handle.
 pub struct Consensus<S = State>(Arc<Inner<S>>);
@@ -130,129 +83,6 @@ impl<S> std::fmt::Debug for Consensus<S> {
 }
 
 impl<S: ReplicatedState> Consensus<S> {
-    /// Opens the stores and takes part. A member that is new stays silent until it
-    /// bootstraps a cluster or is added to one.
-    ///
-    /// # Errors
-    /// See [`OpenError`].
-    pub async fn open(
-        host: &Host,
-        config: &RaftConfig,
-        auth: Arc<dyn PeerAuth>,
-        tasks: &Tasks,
-    ) -> Result<Self, OpenError> {
-        let timing = config.openraft();
-        let timing = timing.map_err(|error| OpenError::Timing(error.to_string()))?;
-        let stores = {
-            let (its_host, its_config) = (host.clone(), config.clone());
-            let open = move || open_stores(&its_host, &its_config);
-            host.disk
-                .run(open)
-                .await
-                .map_err(|source| OpenError::Folder {
-                    folder: config.folder.clone(),
-                    source,
-                })??
-        };
-        let waiters = Waiters::new(&*host.entropy);
-        let machine = Machine::open(
-            stores.checkpoints.clone(),
-            stores.leaves.clone(),
-            waiters.clone(),
-        )
-        .await?;
-        let sessions = sessions(host, config, &stores);
-        let quorum = QuorumClock::new(config.node_id);
-        let peers = Peers::new(
-            Arc::clone(&host.network),
-            Arc::clone(&auth),
-            Arc::clone(&host.clock),
-            sessions,
-        );
-        let writer = stores.writer;
-        // The failure is noted in the log's view and in every answer.
-        tasks.spawn("raft log writer", async move { drop(writer.run().await) });
-        let links = Links {
-            peers: peers.clone(),
-            quorum: quorum.clone(),
-        };
-        let raft = SeededRuntime::scope(
-            draw_u64(&*host.entropy),
-            Raft::new(
-                config.node_id,
-                timing,
-                links,
-                stores.log.clone(),
-                machine.clone(),
-            ),
-        );
-        let raft = raft.await.map_err(|error| match stores.log.fault() {
-            Some(fault) => OpenError::Store(fault),
-            None => OpenError::Consensus(error.to_string()),
-        })?;
-        let (status, keep) =
-            StatusWatch::follow(raft.metrics(), machine.position(), quorum.clone());
-        tasks.spawn("raft status", keep);
-        let (proposer, pending) = Proposer::new(
-            config.node_id,
-            waiters,
-            peers.clone(),
-            status.clone(),
-            machine.progress(),
-            config.propose_timeout,
-        );
-        let membership =
-            MembershipChanges::new(config.node_id, raft.clone(), peers.clone(), status.clone());
-        let consensus = Self(Arc::new(Inner {
-            config: config.clone(),
-            raft,
-            machine,
-            log: stores.log,
-            peers,
-            quorum,
-            status,
-            proposer,
-            membership,
-            auth,
-            host: host.clone(),
-            tasks: tasks.clone(),
-            _lock: stores.lock,
-        }));
-        consensus.start(pending);
-        Ok(consensus)
-    }
-
-    fn start(&self, pending: mpsc::Receiver<Pending>) {
-        let inner = &self.0;
-        let batcher = Batcher {
-            raft: inner.raft.clone(),
-            tasks: inner.tasks.clone(),
-            clock: Arc::clone(&inner.host.clock),
-            pending,
-        };
-        inner.tasks.spawn("raft batcher", batcher.run());
-        let backfill = Backfill {
-            machine: inner.machine.clone(),
-            peers: inner.peers.clone(),
-            status: inner.status.clone(),
-            stop: inner.tasks.token(),
-        };
-        inner.tasks.spawn("audit leaf backfill", backfill.run());
-        let stop = inner.tasks.token();
-        let watch_over = inner.membership.clone().watch_over();
-        inner.tasks.spawn("raft membership", async move {
-            tokio::select! {
-                () = watch_over => {}
-                () = stop.cancelled() => {}
-            }
-        });
-        let (peers, status) = (inner.peers.clone(), inner.status.clone());
-        inner.tasks.spawn(
-            "raft greeting",
-            greet_all(peers, status, inner.tasks.token()),
-        );
-    }
-
     /// Makes this member the only one of a new cluster, and waits until it leads.
     ///
     /// # Errors
@@ -434,6 +264,13 @@ impl<S: ReplicatedState> Consensus<S> {
         let _ = self.0.raft.trigger().snapshot().await;
     }
 
+    /// Drops log entries that the last snapshot holds.
+    #[cfg(test)]
+    pub(super) async fn purge(&self) {
+        let through = self.0.status.get().snapshot_log_index.unwrap_or(0);
+        let _ = self.0.raft.trigger().purge_log(through).await;
+    }
+
     /// The services of the peers' port.
     #[must_use]
     pub fn peer_routes(&self) -> Routes {
@@ -488,9 +325,10 @@ impl<S: ReplicatedState> Consensus<S> {
             },
             stopped = metrics.wait_for(|now| now.running_state.is_err()) => {
                 let why = stopped.ok().and_then(|now| now.running_state.clone().err());
-                match inner.log.fault() {
-                    Some(fault) => RaftFault::Store(fault),
-                    None => RaftFault::Stopped(
+                match (inner.log.fault(), inner.machine.fault()) {
+                    (Some(fault), _) => RaftFault::Store(fault),
+                    (None, Some(fault)) => RaftFault::Machine(fault),
+                    (None, None) => RaftFault::Stopped(
                         why.map_or_else(|| "it ended".to_owned(), |why| why.to_string()),
                     ),
                 }
@@ -505,45 +343,8 @@ impl<S: ReplicatedState> Consensus<S> {
         if let Err(error) = self.0.machine.leaves().flush().await {
             tracing::warn!(%error, "audit leaves were not written; the log still has them");
         }
-        if let Err(error) = self.0.log.flush().await {
+        if let Err(error) = self.0.log.close().await {
             tracing::warn!(%error, "the end of the log was not written");
         }
-    }
-}
-
-fn sessions(host: &Host, config: &RaftConfig, stores: &Stores) -> Sessions {
-    let own = Own {
-        node_id: config.node_id,
-        cluster_id: config.cluster_id,
-        incarnation: stores.log.owner().incarnation,
-        boot: draw_bytes(&*host.entropy),
-    };
-    Sessions::new(own, stores.log.clone())
-}
-
-/// Says Hello to every member once, so that a disk that was rolled back is found out
-/// before it is asked to vote.
-async fn greet_all(peers: Peers, status: StatusWatch, stop: tokio_util::sync::CancellationToken) {
-    let own = peers.sessions().own().node_id;
-    let greeting = async {
-        let mut changes = status.subscribe();
-        let known = changes.wait_for(|now| !now.members.is_empty()).await;
-        let Ok(members) = known.map(|now| now.clone()) else {
-            return;
-        };
-        for node in members.members.keys().filter(|node| **node != own) {
-            let Some(remote) = members.remote(*node) else {
-                continue;
-            };
-            if peers.sessions().met(*node).is_none()
-                && let Err(error) = peers.greet(&remote, GREET_TIMEOUT).await
-            {
-                tracing::debug!(%error, "a member was not reached at start");
-            }
-        }
-    };
-    tokio::select! {
-        () = greeting => {}
-        () = stop.cancelled() => {}
     }
 }

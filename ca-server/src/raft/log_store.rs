@@ -132,12 +132,12 @@ impl LogStore {
         }
     }
 
-    /// Makes everything durable that was written so far.
+    /// Makes everything durable that was written so far; the log takes nothing after.
     ///
     /// # Errors
-    /// When the log is closed.
-    pub async fn flush(&self) -> Result<(), StoreError> {
-        self.shared.write_and_wait(Mutation::Nothing).await
+    /// When the log was closed before.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        self.shared.write_and_wait(Mutation::Close).await
     }
 
     /// Number of transactions that reached the disk since it was opened.

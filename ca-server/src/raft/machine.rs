@@ -7,7 +7,7 @@
 //! the server with the entry's id. Not here: the commands (`crate::state`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use bytes::Bytes;
 use mintmark_proto::mintmark::raft::v1 as pb;
@@ -76,6 +76,8 @@ struct Shared<S> {
     waiters: Waiters,
     position: watch::Sender<Position>,
     progress: watch::Sender<Progress>,
+    /// The first failure, which ended consensus here.
+    fault: OnceLock<Arc<MachineError>>,
 }
 
 /// How far the log was applied here.
@@ -145,6 +147,7 @@ impl<S: ReplicatedState> Machine<S> {
             waiters,
             position,
             progress,
+            fault: OnceLock::new(),
         })))
     }
 
@@ -163,6 +166,22 @@ impl<S: ReplicatedState> Machine<S> {
     #[must_use]
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.0.progress.subscribe()
+    }
+
+    /// Why consensus ended here, if the machine is why.
+    #[must_use]
+    pub fn fault(&self) -> Option<Arc<MachineError>> {
+        self.0.fault.get().cloned()
+    }
+
+    /// Notes a failure; the library ends consensus for it.
+    fn failed(&self, error: MachineError) -> AnyError {
+        tracing::error!(%error, "the state machine failed; this server stops");
+        let error = Arc::new(error);
+        let any = AnyError::new(&*error);
+        // A later one is a consequence of the first.
+        let _ = self.0.fault.set(error);
+        any
     }
 
     /// The audit leaves.
@@ -211,7 +230,11 @@ impl<S: ReplicatedState> Machine<S> {
         })
     }
 
-    async fn save(&self, meta: &SnapshotMeta, content: Bytes) -> Result<(), MachineError> {
+    pub(super) async fn save(
+        &self,
+        meta: &SnapshotMeta,
+        content: Bytes,
+    ) -> Result<(), MachineError> {
         let mut saved = self.0.saved.lock().await;
         if *saved <= meta.last_log_id {
             self.0.checkpoints.save(head_of(meta), content).await?;
@@ -350,14 +373,10 @@ fn head_of(meta: &SnapshotMeta) -> pb::CheckpointHead {
     }
 }
 
-fn failed(error: &MachineError) -> StorageError {
-    StorageIoError::write_state_machine(AnyError::new(error)).into()
-}
-
 impl<S: ReplicatedState> RaftSnapshotBuilder<TypeConfig> for Machine<S> {
     async fn build_snapshot(&mut self) -> Result<Snapshot, StorageError> {
         let built = self.checkpoint().await;
-        built.map_err(|error| StorageIoError::write_snapshot(None, AnyError::new(&error)).into())
+        built.map_err(|error| StorageIoError::write_snapshot(None, self.failed(error)).into())
     }
 }
 
@@ -378,8 +397,7 @@ impl<S: ReplicatedState> RaftStateMachine<TypeConfig> for Machine<S> {
         for entry in entries {
             let log_id = entry.log_id;
             let applied = self.apply_entry(entry).await.map_err(|error| {
-                tracing::error!(%error, %log_id, "the log cannot be applied; this server stops");
-                StorageError::from(StorageIoError::apply(log_id, AnyError::new(&error)))
+                StorageError::from(StorageIoError::apply(log_id, self.failed(error)))
             })?;
             results.push(applied);
             self.publish(0);
@@ -401,16 +419,17 @@ impl<S: ReplicatedState> RaftStateMachine<TypeConfig> for Machine<S> {
         snapshot: Box<SnapshotBytes>,
     ) -> Result<(), StorageError> {
         let installed = self.install(meta, snapshot.0).await;
-        installed.map_err(|error| failed(&error))
+        installed.map_err(|error| StorageIoError::write_snapshot(None, self.failed(error)).into())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, StorageError> {
         let loaded = self.0.checkpoints.load().await;
-        let Some(checkpoint) = loaded.map_err(|error| failed(&error.into()))? else {
+        let unreadable = |error| StorageIoError::read_snapshot(None, self.failed(error));
+        let Some(checkpoint) = loaded.map_err(|error| unreadable(error.into()))? else {
             return Ok(None);
         };
         let meta = meta_of(checkpoint.head)
-            .map_err(|error| failed(&MachineError::Snapshot(error.into())))?;
+            .map_err(|error| unreadable(MachineError::Snapshot(error.into())))?;
         Ok(Some(Snapshot {
             meta,
             snapshot: Box::new(SnapshotBytes(checkpoint.content)),

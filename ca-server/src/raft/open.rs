@@ -86,6 +86,9 @@ pub enum OpenError {
     /// The state cannot be restored.
     #[error("the state cannot be restored")]
     Machine(#[from] MachineError),
+    /// The log cannot be applied.
+    #[error("the log cannot be applied")]
+    Replay(#[source] Arc<MachineError>),
     /// The times do not fit together.
     #[error("heartbeat and election times do not fit together: {0}")]
     Timing(String),

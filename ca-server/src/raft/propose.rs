@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 pub use self::batcher::Batcher;
+use super::config::RaftConfig;
 use super::machine::Progress;
 use super::peers::{Peers, Remote};
 use super::status::StatusWatch;
@@ -62,14 +63,17 @@ pub enum ProposeError {
 
 /// A command that was applied on this server. There is one for each proposal.
 #[derive(Debug, PartialEq)]
-#[non_exhaustive]
 pub struct Proposed {
     /// What apply returned.
     pub result: pb::CommandResult,
     /// Where the state stood after it.
     pub position: Position,
-    minted: (),
+    /// Only this module makes such a value.
+    minted: Minted,
 }
+
+#[derive(Debug, PartialEq)]
+struct Minted;
 
 /// What became of one attempt.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,7 +83,7 @@ pub enum Verdict {
         /// Where it stands.
         log_index: u64,
         /// What apply returned there.
-        result: pb::CommandResult,
+        result: Box<pb::CommandResult>,
     },
     /// It stands in no log.
     NotAccepted {
@@ -119,22 +123,21 @@ impl Proposer {
     /// A proposer, and the queue for the [`Batcher`].
     #[must_use]
     pub fn new(
-        own: NodeId,
+        config: &RaftConfig,
         waiters: Waiters,
         peers: Peers,
         status: StatusWatch,
         progress: watch::Receiver<Progress>,
-        timeout: Duration,
     ) -> (Self, mpsc::Receiver<Pending>) {
         let (queue, pending) = mpsc::channel(QUEUE_MAX);
         let proposer = Self {
-            own,
+            own: config.node_id,
             queue,
             waiters,
             peers,
             status,
             progress,
-            timeout,
+            timeout: config.propose_timeout,
         };
         (proposer, pending)
     }
@@ -324,7 +327,7 @@ impl Attempt<'_> {
         &self,
         waiting: &mut Waiting,
         log_index: u64,
-        result: pb::CommandResult,
+        result: Box<pb::CommandResult>,
     ) -> Proposed {
         let mut progress = self.proposer.progress.clone();
         tokio::select! {
@@ -335,9 +338,11 @@ impl Attempt<'_> {
         }
         let position = self.proposer.status.position();
         let applied = waiting.try_applied();
-        applied
-            .unwrap_or(LocallyApplied { result, position })
-            .into()
+        let leaders = || LocallyApplied {
+            result: *result,
+            position,
+        };
+        applied.unwrap_or_else(leaders).into()
     }
 }
 
@@ -345,7 +350,7 @@ impl Attempt<'_> {
 enum Next {
     Committed {
         log_index: u64,
-        result: pb::CommandResult,
+        result: Box<pb::CommandResult>,
     },
     Final(ProposeError),
     Again,
@@ -356,7 +361,7 @@ impl From<LocallyApplied> for Proposed {
         Self {
             result: applied.result,
             position: applied.position,
-            minted: (),
+            minted: Minted,
         }
     }
 }
@@ -402,7 +407,7 @@ impl Verdict {
             Outcome::Applied => match pb::CommandResult::decode(answer.result.as_slice()) {
                 Ok(result) => Self::Committed {
                     log_index: answer.log_index,
-                    result,
+                    result: Box::new(result),
                 },
                 Err(_) => Self::Unknown,
             },

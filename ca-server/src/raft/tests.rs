@@ -14,4 +14,7 @@ mod cluster;
 mod disk;
 mod harness;
 mod log;
+mod machine;
+mod peers;
 mod state;
+mod stores;

@@ -21,7 +21,7 @@ pub const EVENTS_MAX: usize = 16_384;
 pub struct Position {
     /// Rises at each restore.
     pub epoch: u64,
-    /// Raft log index inside the epoch.
+    /// Number of the command in the log; blank and membership entries have none.
     pub index: u64,
 }
 

@@ -48,7 +48,7 @@ pub enum Mutation {
         node: NodeId,
         memory: pb::PeerMemory,
     },
-    Nothing,
+    Close,
 }
 
 /// Who waits for it.
@@ -94,7 +94,7 @@ impl Job {
     }
 }
 
-/// Writes until the last [`super::LogStore`] is gone.
+/// Writes until it is told to close or the last [`super::LogStore`] is gone.
 pub struct LogWriter {
     shared: Weak<Shared>,
     database: Arc<SealedDatabase>,
@@ -115,8 +115,8 @@ impl LogWriter {
         }
     }
 
-    /// Writes what is asked for. Ends, with everything written, when no store is left,
-    /// or at the first failure.
+    /// Writes what is asked for. Ends, with everything written, when it is told to close
+    /// or no store is left, or at the first failure.
     ///
     /// # Errors
     /// The failure that closed the log.
@@ -134,8 +134,14 @@ impl LogWriter {
                 urgent |= job.is_awaited();
                 group.push(job);
             }
+            let close = group
+                .iter()
+                .any(|job| matches!(job.mutation, Mutation::Close));
             if urgent || group.len() >= LAZY_MAX {
                 self.commit(std::mem::take(&mut group)).await?;
+            }
+            if close {
+                return Ok(());
             }
         }
     }
@@ -276,6 +282,6 @@ fn apply(writing: &Writing, mutation: &Mutation) -> Result<(), StoreError> {
         Mutation::Peer { node, memory } => {
             writing.put_named(PEERS, &node.to_string(), &memory.encode_to_vec())
         }
-        Mutation::Nothing => Ok(()),
+        Mutation::Close => Ok(()),
     }
 }

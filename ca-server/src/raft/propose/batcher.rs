@@ -6,7 +6,6 @@
 //! without having handed it to the log is refused for certain. Not here: whether to try
 //! again.
 
-use std::future::Future;
 use std::sync::Arc;
 
 use mintmark_identity::clock::Clock;
@@ -120,38 +119,39 @@ fn stamp(
 }
 
 /// Writes the batch, waits until it is applied, and tells everybody.
-fn decide(
+async fn decide(
     raft: Raft,
     batch: Batch,
     stage: watch::Receiver<WriteStage>,
     verdicts: Vec<oneshot::Sender<Verdict>>,
-) -> impl Future<Output = ()> {
-    async move {
-        let written = raft.client_write(batch).await;
-        let untouched = *stage.borrow() == WriteStage::Waiting;
-        match written {
-            Ok(written) => {
-                let log_index = written.log_id.index;
-                for (verdict, result) in verdicts.into_iter().zip(written.data.0) {
-                    answer(
-                        verdict,
-                        match result {
-                            Some(result) => Verdict::Committed { log_index, result },
-                            None => not_accepted(None),
+) {
+    let written = raft.client_write(batch).await;
+    let untouched = *stage.borrow() == WriteStage::Waiting;
+    match written {
+        Ok(written) => {
+            let log_index = written.log_id.index;
+            for (verdict, result) in verdicts.into_iter().zip(written.data.0) {
+                answer(
+                    verdict,
+                    match result {
+                        Some(result) => Verdict::Committed {
+                            log_index,
+                            result: Box::new(result),
                         },
-                    );
-                }
+                        None => not_accepted(None),
+                    },
+                );
             }
-            // The library answers so both when it never took the entry and when a new
-            // leader cut it off; only the log knows which.
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) if untouched => {
-                refuse_all(verdicts, &not_accepted(to.leader_id));
-            }
-            Err(RaftError::Fatal(_)) if untouched => refuse_all(verdicts, &Verdict::Stopped),
-            Err(error) => {
-                tracing::warn!(%error, "the outcome of a batch is unknown");
-                refuse_all(verdicts, &Verdict::Unknown);
-            }
+        }
+        // The library answers so both when it never took the entry and when a new
+        // leader cut it off; only the log knows which.
+        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) if untouched => {
+            refuse_all(verdicts, &not_accepted(to.leader_id));
+        }
+        Err(RaftError::Fatal(_)) if untouched => refuse_all(verdicts, &Verdict::Stopped),
+        Err(error) => {
+            tracing::warn!(%error, "the outcome of a batch is unknown");
+            refuse_all(verdicts, &Verdict::Unknown);
         }
     }
 }

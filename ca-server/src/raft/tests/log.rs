@@ -233,10 +233,10 @@ async fn damage_in_the_middle_stops_the_log_and_names_the_record() {
     let mut log = open_log(&disk).unwrap();
     let entries: Vec<Entry> = (0..20).map(|index| entry(1, index)).collect();
     log.blocking_append(entries).await.unwrap();
-    log.flush().await.unwrap();
+    log.close().await.unwrap();
+    assert!(log.save_vote(&Vote::new(1, 1)).await.is_err());
     drop(log);
-    // Let the writer end, so that the file is closed in order.
-    tokio::task::yield_now().await;
+    // The writer's hold on the file ends with its task.
     tokio::task::yield_now().await;
     let places = disk.damage(Path::new(LOG_PATH), b"content of entry 7 ");
     assert!(places >= 1);

@@ -1,0 +1,176 @@
+//! Putting a member together.
+//!
+//! Responsible for: opening the stores, making the parts, and starting what runs.
+//! Always holds: everything of ours that runs is in the process's tasks; openraft's own
+//! tasks end with [`Consensus::shutdown`] or the last handle. Not here: what the parts
+//! do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mintmark_identity::entropy::{draw_bytes, draw_u64};
+use mintmark_runtime::Host;
+use mintmark_runtime::task::Tasks;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Consensus, Inner};
+use crate::raft::auth::PeerAuth;
+use crate::raft::backfill::Backfill;
+use crate::raft::config::RaftConfig;
+use crate::raft::log_store::LogStore;
+use crate::raft::machine::Machine;
+use crate::raft::membership::MembershipChanges;
+use crate::raft::network::Links;
+use crate::raft::open::{OpenError, Stores, open_stores};
+use crate::raft::peers::Peers;
+use crate::raft::propose::{Batcher, Pending, Proposer};
+use crate::raft::quorum::QuorumClock;
+use crate::raft::replicated_state::ReplicatedState;
+use crate::raft::runtime::SeededRuntime;
+use crate::raft::session::{Own, Sessions};
+use crate::raft::status::StatusWatch;
+use crate::raft::type_config::Raft;
+use crate::raft::waiters::Waiters;
+
+/// Time for a Hello when this member starts.
+const GREET_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl<S: ReplicatedState> Consensus<S> {
+    /// Opens the stores and takes part. A member that is new stays silent until it
+    /// bootstraps a cluster or is added to one.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open(
+        host: &Host,
+        config: &RaftConfig,
+        auth: Arc<dyn PeerAuth>,
+        tasks: &Tasks,
+    ) -> Result<Self, OpenError> {
+        let timing = config.openraft()?;
+        let stores = stores(host, config).await?;
+        let (checkpoints, leaves) = (stores.checkpoints, stores.leaves);
+        let waiters = Waiters::new(&*host.entropy);
+        let machine = Machine::open(checkpoints, leaves, waiters.clone()).await?;
+        let (log, writer) = (stores.log, stores.writer);
+        // The failure is noted in the log's view and in every answer.
+        tasks.spawn("raft log writer", async move { drop(writer.run().await) });
+        let quorum = QuorumClock::new(config.node_id);
+        let peers = peers(host, config, &auth, &log);
+        let links = Links {
+            peers: peers.clone(),
+            quorum: quorum.clone(),
+        };
+        let new = Raft::new(config.node_id, timing, links, log.clone(), machine.clone());
+        let raft = SeededRuntime::scope(draw_u64(&*host.entropy), new).await;
+        let raft = raft.map_err(|error| match (log.fault(), machine.fault()) {
+            (Some(fault), _) => OpenError::Store(fault),
+            (None, Some(fault)) => OpenError::Replay(fault),
+            (None, None) => OpenError::Consensus(error.to_string()),
+        })?;
+        let (status, keep) =
+            StatusWatch::follow(raft.metrics(), machine.position(), quorum.clone());
+        tasks.spawn("raft status", keep);
+        let (proposer, pending) = Proposer::new(
+            config,
+            waiters,
+            peers.clone(),
+            status.clone(),
+            machine.progress(),
+        );
+        let membership =
+            MembershipChanges::new(config.node_id, raft.clone(), peers.clone(), status.clone());
+        let consensus = Self(Arc::new(Inner {
+            config: config.clone(),
+            raft,
+            machine,
+            log,
+            peers,
+            quorum,
+            status,
+            proposer,
+            membership,
+            auth,
+            host: host.clone(),
+            tasks: tasks.clone(),
+            _lock: stores.lock,
+        }));
+        consensus.start(pending);
+        Ok(consensus)
+    }
+
+    fn start(&self, pending: mpsc::Receiver<Pending>) {
+        let inner = &self.0;
+        let tasks = &inner.tasks;
+        let batcher = Batcher {
+            raft: inner.raft.clone(),
+            tasks: tasks.clone(),
+            clock: Arc::clone(&inner.host.clock),
+            pending,
+        };
+        tasks.spawn("raft batcher", batcher.run());
+        let backfill = Backfill {
+            machine: inner.machine.clone(),
+            peers: inner.peers.clone(),
+            status: inner.status.clone(),
+            stop: tasks.token(),
+        };
+        tasks.spawn("audit leaf backfill", backfill.run());
+        let watch_over = until(tasks.token(), inner.membership.clone().watch_over());
+        tasks.spawn("raft membership", watch_over);
+        let greet_all = greet_all(inner.peers.clone(), inner.status.clone());
+        tasks.spawn("raft greeting", until(tasks.token(), greet_all));
+    }
+}
+
+async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = work => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+async fn stores(host: &Host, config: &RaftConfig) -> Result<Stores, OpenError> {
+    let (its_host, its_config) = (host.clone(), config.clone());
+    let open = move || open_stores(&its_host, &its_config);
+    let opened = host.disk.run(open).await;
+    opened.map_err(|source| OpenError::Folder {
+        folder: config.folder.clone(),
+        source,
+    })?
+}
+
+fn peers(host: &Host, config: &RaftConfig, auth: &Arc<dyn PeerAuth>, log: &LogStore) -> Peers {
+    let own = Own {
+        node_id: config.node_id,
+        cluster_id: config.cluster_id,
+        incarnation: log.owner().incarnation,
+        boot: draw_bytes(&*host.entropy),
+    };
+    Peers::new(
+        Arc::clone(&host.network),
+        Arc::clone(auth),
+        Arc::clone(&host.clock),
+        Sessions::new(own, log.clone()),
+    )
+}
+
+/// Says Hello to every member once, so that a disk that was rolled back is found out
+/// before it is asked to vote.
+async fn greet_all(peers: Peers, status: StatusWatch) {
+    let own = peers.sessions().own().node_id;
+    let mut changes = status.subscribe();
+    let known = changes.wait_for(|now| !now.members.is_empty()).await;
+    let Ok(now) = known.map(|now| now.clone()) else {
+        return;
+    };
+    for node in now.members.keys().filter(|node| **node != own) {
+        if peers.sessions().met(*node).is_none()
+            && let Some(remote) = now.remote(*node)
+            && let Err(error) = peers.greet(&remote, GREET_TIMEOUT).await
+        {
+            tracing::debug!(%error, "a member was not reached at start");
+        }
+    }
+}
