@@ -1,6 +1,7 @@
 //! The services of one server in memory, for tests.
 //!
-//! Consensus is real, with one member; nothing is signed, because no key is sealed for this server.
+//! Consensus is real, with one member. [`Fixture::new`] signs nothing, because no key is sealed for it;
+//! [`Fixture::issuing`] has real keys, and its rotation job makes real authorities.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,15 +11,19 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mintmark_identity::clock::Timestamp;
 use mintmark_identity::spiffe_id::SpiffeId;
+use mintmark_identity::trust_domain::TrustDomain;
 use mintmark_proto::mintmark::raft::v1::{
     Actor, AttestNode, CommandResult, CreateJoinToken, InitializeCluster, Refusal, actor, command,
 };
 use mintmark_proto::mintmark::state::v1::{
-    JoinToken, LogKey, Selector, Server, Settings, TrustDomainKey,
+    AuthorityKind, JoinToken, LogKey, PqMode, Selector, Server, Settings,
+    TrustDomainKey as KeyRecord, WrappedDataKey,
 };
+use mintmark_runtime::Host;
 use mintmark_runtime::disk::MODE_DIRECTORY;
 use mintmark_runtime::grpc::ConnectInfo;
 use mintmark_runtime::network::Peer;
@@ -38,6 +43,8 @@ use crate::audit::committed::CommittedLog;
 use crate::audit::denials::Denials;
 use crate::authority::keyring::Keyring;
 use crate::authority::rotation::Rotation;
+use crate::authority::statement::trust_domain_pin;
+use crate::authority::trust_domain_key::{TrustDomainKey, VAULT_RECORD};
 use crate::fanout::Hub;
 use crate::fanout::acknowledgements::Acknowledgements;
 use crate::issuance::Issuer;
@@ -46,6 +53,9 @@ use crate::metrics::Metrics;
 use crate::raft::{ClusterId, NodeId, PeerAuth, RaftConfig};
 use crate::vault::Vault;
 use crate::vault::kek::KekSource;
+use crate::vault::seal::SealKey;
+use crate::vault::seal_record;
+use crate::vault::wrap::WrapContext;
 
 /// 2026-11-24T11:00:00Z.
 pub(crate) const START: Timestamp = Timestamp::from_unix_millis(1_795_518_000_000);
@@ -71,7 +81,33 @@ pub(crate) struct Fixture {
 }
 
 impl Fixture {
+    /// A server that administers and does not sign.
     pub(crate) async fn new() -> Self {
+        Self::founded(|_, _| initialize()).await
+    }
+
+    /// A server that signs.
+    pub(crate) async fn issuing(hybrid: bool) -> Self {
+        let fixture = Self::founded(|host, vault| initialize_with_keys(host, vault, hybrid)).await;
+        let mut applied = fixture.services.consensus.applied();
+        let signs = |kind| {
+            let services = &fixture.services;
+            services
+                .consensus
+                .read(|state| state.active_authority(kind).is_some())
+        };
+        let ready = async {
+            while !(signs(AuthorityKind::X509) && signs(AuthorityKind::Jwt)) {
+                applied.changed().await.unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), ready)
+            .await
+            .expect("authorities are made");
+        fixture
+    }
+
+    async fn founded(make: impl FnOnce(&Host, &Vault) -> InitializeCluster) -> Self {
         let memory = MemoryHost::new(START, 7);
         let (host, tasks) = (memory.host(), Tasks::new());
         host.disk
@@ -85,6 +121,7 @@ impl Fixture {
         let kek = KekSource::File(Path::new("/data/kek").to_owned());
         let file = Path::new("/data/vault");
         let vault = Vault::open_or_create(&*host.disk, file, kek, &*host.entropy).unwrap();
+        let body = make(&host, &vault);
         let keyring = Arc::new(Keyring::new(Arc::new(vault), 1));
         let leaves = Arc::new(CommittedLog::new(consensus.clone()));
         let audit = AuditLog::start(&host, leaves, Path::new(FOLDER), &tasks)
@@ -120,9 +157,7 @@ impl Fixture {
             tasks,
         });
         let fixture = Self { services };
-        fixture
-            .apply(command::Body::InitializeCluster(initialize()))
-            .await;
+        fixture.apply(command::Body::InitializeCluster(body)).await;
         fixture
     }
 
@@ -195,7 +230,7 @@ fn initialize() -> InitializeCluster {
             agent_svid_ttl_seconds: 3_600,
             ..Settings::default()
         }),
-        trust_domain_key: Some(TrustDomainKey {
+        trust_domain_key: Some(KeyRecord {
             certificate: vec![1, 2, 3],
             spki_sha256: vec![4; 32],
             vault_record: "tdk".into(),
@@ -220,6 +255,48 @@ fn initialize() -> InitializeCluster {
         epoch: 1,
         ..InitializeCluster::default()
     }
+}
+
+/// As [`initialize`], with keys that are sealed for this server.
+fn initialize_with_keys(host: &Host, vault: &Vault, hybrid: bool) -> InitializeCluster {
+    let entropy = host.entropy.as_ref();
+    let mut body = initialize();
+    let cluster_id: [u8; 16] = body.cluster_id.clone().try_into().unwrap();
+    let data_key = SealKey::draw(entropy);
+    let seal = |name: &str, bytes: &[u8]| {
+        seal_record(&data_key, 1, &cluster_id, name, bytes, entropy).unwrap()
+    };
+    let domain = TrustDomain::parse("example.org").unwrap();
+    let key = TrustDomainKey::generate(&domain, START, entropy).unwrap();
+    body.trust_domain_key = Some(KeyRecord {
+        certificate: key.certificate().to_vec(),
+        spki_sha256: trust_domain_pin(key.certificate()).unwrap().to_vec(),
+        vault_record: VAULT_RECORD.into(),
+    });
+    body.vault_records = vec![
+        seal(VAULT_RECORD, &key.key().to_bytes().unwrap()),
+        seal("log", &[7; 32]),
+    ];
+    let context = WrapContext {
+        cluster_id: &cluster_id,
+        version: 1,
+    };
+    let wrapped = vault
+        .public_key()
+        .wrap(&context, &data_key, entropy)
+        .unwrap();
+    body.wrapped_data_keys = vec![WrappedDataKey {
+        node_id: 1,
+        version: 1,
+        wrapped,
+    }];
+    if let Some(server) = &mut body.first_server {
+        server.vault_public_key = vault.public_key().as_bytes().to_vec();
+    }
+    if let Some(settings) = &mut body.settings {
+        settings.pq = if hybrid { PqMode::Hybrid } else { PqMode::Off }.into();
+    }
+    body
 }
 
 /// A request over the private socket.

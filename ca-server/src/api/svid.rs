@@ -332,3 +332,6 @@ pub fn jwt_to_wire(signed: SignedJwt) -> types::Jwtsvid {
     }
     .into()
 }
+
+#[cfg(test)]
+mod tests;
