@@ -156,3 +156,6 @@ pub fn agent_id(
     }
     Ok(id)
 }
+
+#[cfg(test)]
+mod tests;

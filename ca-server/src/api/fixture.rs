@@ -321,3 +321,15 @@ fn from<T>(message: T, peer: Peer) -> Request<T> {
     });
     request
 }
+
+/// A request of whoever holds this certificate chain.
+pub(crate) fn holder<T>(message: T, chain: &[Vec<u8>]) -> Request<T> {
+    let mut request = remote(message);
+    if let Some(info) = request.extensions_mut().get_mut::<ConnectInfo>() {
+        info.peer_certificates = chain
+            .iter()
+            .map(|der| CertificateDer::from(der.clone()))
+            .collect();
+    }
+    request
+}

@@ -5,6 +5,8 @@
     reason = "tests"
 )]
 
+use std::time::Duration;
+
 use mintmark_identity::bundle::BundleSet;
 use mintmark_identity::svid::x509::{Usage, verify_x509_svid};
 use mintmark_proto::mintmark::audit::v1::Leaf;
@@ -132,13 +134,7 @@ async fn a_minted_token_verifies_for_its_audience_only() {
     let now = fixture.services.host.clock.now();
     let verify = |audience: &str| {
         let audience = Audience::new([audience.to_owned()]).unwrap();
-        verify_jwt_svid(
-            &svid.token,
-            &audience,
-            &bundles,
-            now,
-            std::time::Duration::ZERO,
-        )
+        verify_jwt_svid(&svid.token, &audience, &bundles, now, Duration::ZERO)
     };
     assert_eq!(
         verify("db").unwrap().spiffe_id.as_str(),
