@@ -82,6 +82,31 @@ async fn what_any_member_proposes_every_member_applies_once() {
     assert!(states.windows(2).all(|pair| pair[0] == pair[1]));
 }
 
+#[tokio::test]
+async fn a_cluster_on_files_in_real_time_keeps_what_it_acknowledged() {
+    let mut cluster = Cluster::new();
+    cluster.files = Some(tempfile::tempdir().unwrap());
+    cluster.snapshot_every = 5;
+    let mut cluster = cluster.with(3).await;
+    let names: Vec<String> = (0..20).map(|number| format!("name {number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for (number, name) in (0..).zip(&names) {
+        let via = number % 3 + 1;
+        let consensus = cluster.nodes[&via].consensus.clone();
+        let key = Some([number as u8; 16]);
+        consensus.propose(add(name), admin(), key).await.unwrap();
+    }
+    cluster.all_have(&names).await;
+    for node in 1..=3 {
+        cluster.stop(node).await;
+    }
+    for node in 1..=3 {
+        cluster.start(node).await;
+    }
+    cluster.settled().await;
+    cluster.all_have(&names).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn many_proposals_share_entries_and_syncs() {
     let cluster = Cluster::of(1).await;

@@ -14,6 +14,7 @@ use mintmark_identity::clock::Timestamp;
 use mintmark_identity::entropy::SeededEntropy;
 use mintmark_proto::mintmark::raft::v1 as pb;
 use mintmark_runtime::Host;
+use mintmark_runtime::disk::OsDisk;
 use mintmark_runtime::drain::{DrainTrigger, drain};
 use mintmark_runtime::network::{Address, BoxStream, Listener, Network, UnixMode};
 use mintmark_runtime::task::Tasks;
@@ -152,6 +153,8 @@ pub struct Cluster {
     pub cuts: Cuts,
     pub strangers: Strangers,
     pub snapshot_every: u64,
+    /// Real files instead of disks in memory.
+    pub files: Option<tempfile::TempDir>,
     network: MemoryNetwork,
     clock: ElapsedClock,
     starts: u64,
@@ -177,6 +180,7 @@ impl Cluster {
             cuts: Cuts::default(),
             strangers: Strangers::default(),
             snapshot_every: 10_000,
+            files: None,
             network: MemoryNetwork::new(),
             clock: ElapsedClock::new(Timestamp::from_unix_secs(1_700_000_000)),
             starts: 0,
@@ -185,7 +189,12 @@ impl Cluster {
 
     /// Members 1 to `voters`, all voting.
     pub async fn of(voters: NodeId) -> Self {
-        let mut cluster = Self::new();
+        Self::new().with(voters).await
+    }
+
+    /// The same with other settings.
+    pub async fn with(self, voters: NodeId) -> Self {
+        let mut cluster = self;
         cluster.start(1).await;
         cluster.nodes[&1].consensus.bootstrap().await.unwrap();
         for node in 2..=voters {
@@ -216,10 +225,14 @@ impl Cluster {
     }
 
     pub fn config(&self, node: NodeId) -> RaftConfig {
+        let folder = match &self.files {
+            Some(files) => files.path().join(node.to_string()),
+            None => "/data".into(),
+        };
         RaftConfig {
             snapshot_every: self.snapshot_every,
             entries_kept: self.snapshot_every / 10,
-            ..RaftConfig::new(node, CLUSTER, address(node), "/data")
+            ..RaftConfig::new(node, CLUSTER, address(node), folder)
         }
     }
 
@@ -233,7 +246,10 @@ impl Cluster {
                 inner: self.network.clone(),
                 cuts: self.cuts.clone(),
             }),
-            disk: Arc::new(self.disks.entry(node).or_default().clone()),
+            disk: match &self.files {
+                Some(_) => Arc::new(OsDisk),
+                None => Arc::new(self.disks.entry(node).or_default().clone()),
+            },
         }
     }
 
