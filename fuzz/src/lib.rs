@@ -8,9 +8,16 @@ use std::time::Duration;
 
 use mintmark_identity::bundle::{Bundle, BundleSet, JwtAuthority, X509Anchor};
 use mintmark_identity::clock::Timestamp;
+use mintmark_identity::hybrid::pretbs::{pre_tbs, without_alternative_signature};
+use mintmark_identity::secret::SecretBytes;
 use mintmark_identity::selector::Selector;
 use mintmark_identity::spiffe_id::SpiffeId;
 use mintmark_identity::svid::jwt::{Audience, UnverifiedJwtSvid, verify_jwt_svid};
+use mintmark_identity::svid::x509::csr::AllowedKey;
+use mintmark_identity::svid::x509::structure::{CertificateParts, TbsParts};
+use mintmark_identity::svid::x509::{
+    Certificate, Usage, VerifiedCsr, X509Authority, X509Svid, verify_x509_svid,
+};
 use mintmark_identity::trust_domain::TrustDomain;
 
 /// A text that parses prints as itself and can be rebuilt from its parts; all ways to parse agree.
@@ -98,4 +105,53 @@ pub fn jwt_svid(data: &[u8]) {
         assert!(svid.spiffe_id.has_path() && !svid.kid.is_empty());
         assert_eq!(text.matches('.').count(), 2);
     }
+}
+
+/// Nothing verifies under an authority but what it signed; leaving the alternative signature out
+/// of a certificate leaves everything else as it was; nothing panics.
+pub fn x509_svid(data: &[u8]) {
+    const ROOT: &[u8] = include_bytes!("../seeds/x509_svid/root");
+    const LEAF: &[u8] = include_bytes!("../seeds/x509_svid/leaf");
+    let (Ok(domain), Ok(anchor), Ok(leaf)) = (
+        TrustDomain::parse("example.org"),
+        X509Anchor::parse(ROOT),
+        CertificateParts::parse(LEAF),
+    ) else {
+        panic!("the seeds are good");
+    };
+    let mut bundle = Bundle::empty(domain);
+    bundle.x509.push(anchor);
+    let bundles: BundleSet = [bundle].into_iter().collect();
+    let now = Timestamp::from_unix_secs(1_795_518_000);
+    let chain = [data.into()];
+    let verified = verify_x509_svid(&chain, &bundles, now, Usage::Either);
+    assert!(verified.is_ok() || data != LEAF, "{verified:?}");
+    if verified.is_ok() {
+        let tbs = CertificateParts::parse(data).map(|parts| parts.tbs.der);
+        assert_eq!(tbs, Ok(leaf.tbs.der));
+    }
+    let _ = X509Anchor::parse(data);
+    let _ = X509Authority::parse(data);
+    assert!(X509Svid::parse(data, SecretBytes::new(Vec::new())).is_err());
+    if let Ok(certificate) = Certificate::parse(data) {
+        let tbs = &certificate.parts.tbs;
+        let (Ok(without), Ok(_)) = (without_alternative_signature(tbs), pre_tbs(tbs)) else {
+            panic!("what was read can be written");
+        };
+        if without.len() == tbs.der.len() {
+            assert_eq!(without, tbs.der);
+        }
+        let again = TbsParts::parse(&without);
+        assert!(
+            again.is_ok_and(|again| without_alternative_signature(&again) == Ok(without.clone()))
+        );
+    }
+}
+
+/// A request that is accepted is for a key that may be certified; nothing panics.
+pub fn csr(data: &[u8]) {
+    if let Ok(csr) = VerifiedCsr::verify(data) {
+        assert_eq!(AllowedKey::parse(csr.public_key_spki()), Ok(csr.key()));
+    }
+    let _ = AllowedKey::parse(data);
 }

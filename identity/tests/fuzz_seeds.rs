@@ -84,3 +84,13 @@ fn bundle_documents_keep_their_property() {
 fn jwt_svids_keep_their_property() {
     check("jwt_svid", properties::jwt_svid);
 }
+
+#[test]
+fn certificates_keep_their_property() {
+    check("x509_svid", properties::x509_svid);
+}
+
+#[test]
+fn requests_keep_their_property() {
+    check("csr", properties::csr);
+}

@@ -53,7 +53,8 @@ pub fn handshake(client: ClientConfig, server: ServerConfig) -> Result<Establish
             client.read_tls(&mut rest).unwrap();
             client.process_new_packets()?;
         }
-        if !client.is_handshaking() && !server.is_handshaking() && !client.wants_write() {
+        let quiet = !client.wants_write() && !server.wants_write();
+        if !client.is_handshaking() && !server.is_handshaking() && quiet {
             return Ok(Established { client, server });
         }
     }

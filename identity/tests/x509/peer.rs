@@ -137,6 +137,20 @@ fn an_svid_is_no_peer_certificate_and_a_peer_certificate_no_svid() {
 }
 
 #[test]
+fn the_trust_domain_key_speaks_for_its_own_trust_domain_only() {
+    let top = trust_domain_key(true);
+    let anchors = certificates(&[&top]);
+    let verify = |trust_domain: &str| {
+        let text = format!("spiffe://{trust_domain}/mintmark/peer/1/7");
+        let certificate = Forge::leaf(&text, &p256()).sign_hybrid_by(&top);
+        verify_peer_certificate(&chain(&[&certificate]), &anchors, NOW, Usage::Either)
+    };
+    assert_eq!(verify("example.org").unwrap().name, peer(7));
+    let unknown = X509SvidError::UnknownAuthority(td("other.test"));
+    assert_eq!(verify("other.test"), Err(PeerError::Chain(unknown)));
+}
+
+#[test]
 fn without_a_trust_domain_key_nobody_is_a_peer() {
     let authority = trust_domain_key(true);
     let certificate = chain(&[&admit(&authority, &peer(1), &p256())]);

@@ -13,9 +13,11 @@ use mintmark_identity::authority::AuthorityKey;
 use mintmark_identity::bundle::{Bundle, BundleSet, X509Anchor};
 use mintmark_identity::clock::Timestamp;
 use mintmark_identity::entropy::SystemEntropy;
+use mintmark_identity::hybrid::pretbs::pre_tbs;
 use mintmark_identity::key_manager::{KeyAlgorithm, SigningKey};
 use mintmark_identity::secret::SecretBytes;
 use mintmark_identity::spiffe_id::SpiffeId;
+use mintmark_identity::svid::x509::structure::TbsParts;
 use mintmark_identity::svid::x509::x509_svid::X509Svid;
 use mintmark_identity::svid::x509::{
     CaSubject, LeafRequest, LeafSubject, Serial, X509Authority, prepare_leaf, self_signed_authority,
@@ -315,6 +317,19 @@ impl Forge {
 
     pub fn sign_by(&self, authority: &Authority) -> Vec<u8> {
         self.sign(authority.certificate.subject(), authority.key.native())
+    }
+
+    /// Adds both halves of an alternative signature by the authority, then signs natively.
+    pub fn sign_hybrid_by(&self, authority: &Authority) -> Vec<u8> {
+        let algorithm = sequence(&[&oid("2.16.840.1.101.3.4.3.18").to_der().unwrap()]);
+        let draft = self.clone().with(extension("2.5.29.73", false, &algorithm));
+        let tbs = draft.tbs(authority.certificate.subject());
+        let message = pre_tbs(&TbsParts::parse(&tbs).unwrap()).unwrap();
+        let signature = authority.key.alternative().unwrap().sign(&message).unwrap();
+        let bits = BitString::from_bytes(&signature).unwrap().to_der().unwrap();
+        draft
+            .with(extension("2.5.29.74", false, &bits))
+            .sign_by(authority)
     }
 
     pub fn self_sign(&self, key: &SigningKey) -> Vec<u8> {

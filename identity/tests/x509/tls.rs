@@ -16,7 +16,7 @@ use rustls::{
     CertificateError, ClientConfig, Error, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig,
 };
 
-use crate::handshake::{any_client, handshake};
+use crate::handshake::{any_client, any_server, handshake};
 use crate::pki::*;
 
 /// What rotates: identity and bundles, exchanged while configurations live on.
@@ -160,16 +160,40 @@ fn older_versions_are_neither_offered_nor_accepted() {
 }
 
 #[test]
-fn nothing_is_ever_resumed() {
+fn our_server_gives_out_no_tickets() {
     let world = World::new(false);
-    let client = world.client_config(Authorizer::any());
+    let key = p256();
+    let willing = any_client(&chain(&[&world.authority.issue("/client", &key)]), &key);
     let server = world.server_config(ClientAuth::Required, Authorizer::any());
-    for _ in 0..3 {
-        let both = handshake(client.clone(), server.clone()).unwrap();
-        assert_eq!(both.client.handshake_kind(), Some(HandshakeKind::Full));
-        assert_eq!(both.server.handshake_kind(), Some(HandshakeKind::Full));
+    for _ in 0..2 {
+        let both = handshake(willing.clone(), server.clone()).unwrap();
         assert_eq!(both.client.tls13_tickets_received(), 0);
+        assert_eq!(both.server.handshake_kind(), Some(HandshakeKind::Full));
     }
+}
+
+#[test]
+fn our_client_uses_no_tickets() {
+    let world = World::new(false);
+    let key = p256();
+    let willing = any_server(&chain(&[&world.authority.issue("/server", &key)]), &key);
+    let client = world.client_config(Authorizer::any());
+    for _ in 0..2 {
+        let both = handshake(client.clone(), willing.clone()).unwrap();
+        assert!(
+            both.client.tls13_tickets_received() > 0,
+            "else this proves nothing"
+        );
+        assert_eq!(both.client.handshake_kind(), Some(HandshakeKind::Full));
+    }
+    let other = any_client(&chain(&[&world.authority.issue("/client", &key)]), &key);
+    handshake(other.clone(), willing.clone()).unwrap();
+    let resumed = handshake(other, willing).unwrap();
+    assert_eq!(
+        resumed.client.handshake_kind(),
+        Some(HandshakeKind::Resumed),
+        "others do"
+    );
 }
 
 #[test]

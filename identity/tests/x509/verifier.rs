@@ -412,6 +412,21 @@ fn x509_19_garbage_and_doubled_extensions_are_refused() {
 }
 
 #[test]
+fn x509_19_the_signature_algorithm_is_the_one_that_was_signed() {
+    let world = World::new();
+    let tbs = world.good().tbs(world.home.certificate.subject());
+    let signature = world.home.key.native().sign(&tbs).unwrap();
+    let signature = der::asn1::BitString::from_bytes(&signature).unwrap();
+    let signature = der::Encode::to_der(&signature).unwrap();
+    let outer = sequence(&[&der::Encode::to_der(&oid("1.2.840.10045.4.3.3")).unwrap()]);
+    let verdict = world.judge_chain(&[&sequence(&[&tbs, &outer, &signature])]);
+    assert_eq!(
+        verdict,
+        Err(X509SvidError::Leaf(CertificateError::SignatureAlgorithm))
+    );
+}
+
+#[test]
 fn x509_19_intermediates_may_come_in_any_order_and_with_company() {
     let world = World::new();
     let (upper_key, lower_key) = (p256(), p256());

@@ -346,3 +346,69 @@ pub fn svid_hash_of_certificate(certificate: &[u8]) -> Result<[u8; 32], Certific
     let parts = CertificateParts::parse(certificate)?;
     Ok(Sha256::digest(without_alternative_signature(&parts.tbs)?).into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::entropy::SystemEntropy;
+    use crate::svid::x509::self_signed_authority;
+
+    fn prepared(key: &AuthorityKey, path: &str) -> PreparedTbs {
+        let now = Timestamp::from_unix_secs(1_795_518_000);
+        let validity = Validity::issued_at(now, std::time::Duration::from_secs(3_600));
+        let serial = || Serial::draw(&SystemEntropy);
+        let trust_domain = TrustDomain::parse("example.org").unwrap();
+        let subject = CaSubject::default();
+        let root = self_signed_authority(&trust_domain, key, serial(), validity, &subject);
+        let authority = X509Authority::parse(&root.unwrap()).unwrap();
+        let leaf = SigningKey::generate(KeyAlgorithm::EcP256).unwrap();
+        let request = LeafRequest {
+            spiffe_id: SpiffeId::from_path(&trust_domain, path).unwrap(),
+            public_key_spki: leaf.spki_der().to_vec(),
+            serial: serial(),
+            validity,
+            dns_names: Vec::new(),
+            subject: LeafSubject::default(),
+        };
+        prepare_leaf(&request, &authority).unwrap()
+    }
+
+    /// What `prepared` becomes when `key` signs it, checked by nobody.
+    fn sign_unchecked(prepared: &PreparedTbs, key: &AuthorityKey, alternative: &[u8]) -> Vec<u8> {
+        let parts = TbsParts::parse(&prepared.tbs).unwrap();
+        let tbs = with_extension(&parts, &alternative_signature(alternative).unwrap()).unwrap();
+        let signature = BitString::from_bytes(&key.native().sign(&tbs).unwrap()).unwrap();
+        let algorithm = native_identifier(prepared.native).unwrap();
+        sequence(&[&tbs, &algorithm, &signature.to_der().unwrap()]).unwrap()
+    }
+
+    #[test]
+    fn a_signature_that_went_wrong_is_never_handed_out() {
+        let key = AuthorityKey::generate(true).unwrap();
+        let prepared = prepared(&key, "/w");
+        let message = pre_tbs(&TbsParts::parse(&prepared.tbs).unwrap()).unwrap();
+        let alternative = key.alternative().unwrap().sign(&message).unwrap();
+        let good = sign_unchecked(&prepared, &key, &alternative);
+        assert_eq!(prepared.check(&good), Ok(()));
+
+        let mut faulty = alternative.clone();
+        faulty[100] ^= 1;
+        let faulty = sign_unchecked(&prepared, &key, &faulty);
+        let error = SignError::Alternative(HybridError::Mismatch);
+        assert_eq!(prepared.check(&faulty), Err(error));
+
+        let other = AuthorityKey::generate(true).unwrap();
+        let faulty = sign_unchecked(&prepared, &other, &alternative);
+        let error = SignError::Native(SignatureError::Mismatch);
+        assert_eq!(prepared.check(&faulty), Err(error));
+    }
+
+    #[test]
+    fn what_was_not_prepared_is_never_handed_out() {
+        let key = AuthorityKey::generate(true).unwrap();
+        let (this, that) = (prepared(&key, "/this"), prepared(&key, "/that"));
+        let signed = that.sign(&key).unwrap();
+        assert_eq!(this.check(&signed), Err(SignError::Differs));
+    }
+}

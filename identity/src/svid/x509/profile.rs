@@ -368,3 +368,102 @@ fn lint_alternative(parts: &TbsParts<'_>, draft: &Draft<'_>) -> Result<(), LintE
         "no alternative signature before signing",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key_manager::SigningKey;
+
+    const DNS_NAMES: [String; 0] = [];
+
+    fn leaf<'a>(spki: &'a [u8], serial: Serial, subject: &'a [u8]) -> Draft<'a> {
+        let second = |seconds: i64| Timestamp::from_unix_secs(1_795_518_000 + seconds);
+        Draft {
+            profile: Profile::Leaf {
+                dns_names: &DNS_NAMES,
+            },
+            uri: "spiffe://example.org/w",
+            serial,
+            validity: Validity {
+                not_before: second(0),
+                not_after: second(60),
+            },
+            subject,
+            spki,
+            issuer: &[0x30, 0x02, 0x31, 0x00],
+            issuer_key_id: Some(&[7; 20]),
+            native: KeyAlgorithm::EcP256,
+            alternative: Some(AlternativeAlgorithm::MlDsa65),
+        }
+    }
+
+    #[test]
+    fn the_lint_notices_everything_that_differs_from_what_was_asked_for() {
+        let key = SigningKey::generate(KeyAlgorithm::EcP256).unwrap();
+        let other_key = SigningKey::generate(KeyAlgorithm::EcP256).unwrap();
+        let serial = Serial::from_bytes([0x41; 16]).unwrap();
+        let empty: &[u8] = &[0x30, 0x00];
+        let dns_names = ["a.example.org".to_owned()];
+        let draft = || leaf(key.spki_der(), serial, empty);
+        let tbs = build_tbs(&draft()).unwrap();
+        assert_eq!(lint(&tbs, &draft()), Ok(()));
+        let life = draft().validity;
+        let longer = Validity {
+            not_after: Timestamp::from_unix_secs(1_795_519_000),
+            ..life
+        };
+        let authority = Profile::Authority {
+            alternative_spki: None,
+        };
+        for other in [
+            Draft {
+                serial: Serial::from_bytes([0x42; 16]).unwrap(),
+                ..draft()
+            },
+            Draft {
+                validity: longer,
+                ..draft()
+            },
+            Draft {
+                subject: &[0x30, 0x02, 0x31, 0x00],
+                ..draft()
+            },
+            Draft {
+                issuer: empty,
+                ..draft()
+            },
+            Draft {
+                spki: other_key.spki_der(),
+                ..draft()
+            },
+            Draft {
+                issuer_key_id: None,
+                ..draft()
+            },
+            Draft {
+                uri: "spiffe://example.org/v",
+                ..draft()
+            },
+            Draft {
+                profile: Profile::Leaf {
+                    dns_names: &dns_names,
+                },
+                ..draft()
+            },
+            Draft {
+                profile: authority,
+                ..draft()
+            },
+            Draft {
+                alternative: None,
+                ..draft()
+            },
+        ] {
+            assert!(matches!(lint(&tbs, &other), Err(LintError::Rule(_))));
+        }
+        assert!(matches!(
+            lint(&tbs[1..], &draft()),
+            Err(LintError::Unreadable(_))
+        ));
+    }
+}
