@@ -16,6 +16,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 
+use crate::audit::sink::SinkMetrics;
 use crate::policy::Action;
 
 /// Prefix of every name.
@@ -69,9 +70,10 @@ pub struct Metrics {
     raft_leader_changes: Counter,
     audit_leaves: Gauge<u64, AtomicU64>,
     audit_checkpoint: Gauge,
-    audit_write_errors: Counter,
     sealed: Gauge,
     last_leader: Arc<AtomicU64>,
+    /// Of the audit sinks, each.
+    pub audit_sinks: SinkMetrics,
     /// Of the TCP API.
     pub api_listener: ListenerMetrics,
     /// Of the private socket.
@@ -138,7 +140,7 @@ impl Metrics {
             raft_leader_changes: Counter::default(),
             audit_leaves: Gauge::default(),
             audit_checkpoint: Gauge::default(),
-            audit_write_errors: Counter::default(),
+            audit_sinks: SinkMetrics::default(),
             sealed: Gauge::default(),
             last_leader: Arc::default(),
             api_listener: ListenerMetrics::default(),
@@ -207,8 +209,7 @@ impl Metrics {
             let help = "When the last checkpoint was signed, Unix seconds";
             let name = "audit_last_checkpoint_timestamp_seconds";
             registry.register(name, help, self.audit_checkpoint.clone());
-            let help = "Writes to audit sinks that failed";
-            registry.register("audit_write_errors", help, self.audit_write_errors.clone());
+            self.audit_sinks.register(registry);
             let api = registry.sub_registry_with_prefix("api");
             self.api_listener.register(api);
             let admin = registry.sub_registry_with_prefix("admin");
@@ -247,11 +248,6 @@ impl Metrics {
                 action: action.name(),
             })
             .inc();
-    }
-
-    /// Counts a failed write to a sink.
-    pub fn sink_failed(&self) {
-        self.audit_write_errors.inc();
     }
 
     /// Notes the end of this server's own SVID.
