@@ -126,3 +126,6 @@ impl wire::bundle_server::Bundle for BundleService {
         Err(not_offered("BatchDeleteFederatedBundle", FEDERATION))
     }
 }
+
+#[cfg(test)]
+mod tests;
