@@ -88,7 +88,20 @@ impl Fixture {
 
     /// A server that signs.
     pub(crate) async fn issuing(hybrid: bool) -> Self {
-        let fixture = Self::founded(|host, vault| initialize_with_keys(host, vault, hybrid)).await;
+        Self::issuing_with(|settings| {
+            settings.pq = if hybrid { PqMode::Hybrid } else { PqMode::Off }.into();
+        })
+        .await
+    }
+
+    /// A server that signs, with other settings.
+    pub(crate) async fn issuing_with(change: impl FnOnce(&mut Settings)) -> Self {
+        let found = |host: &Host, vault: &Vault| {
+            let mut body = initialize_with_keys(host, vault);
+            change(body.settings.get_or_insert_default());
+            body
+        };
+        let fixture = Self::founded(found).await;
         let mut applied = fixture.services.consensus.applied();
         let signs = |kind| {
             let services = &fixture.services;
@@ -258,7 +271,7 @@ fn initialize() -> InitializeCluster {
 }
 
 /// As [`initialize`], with keys that are sealed for this server.
-fn initialize_with_keys(host: &Host, vault: &Vault, hybrid: bool) -> InitializeCluster {
+fn initialize_with_keys(host: &Host, vault: &Vault) -> InitializeCluster {
     let entropy = host.entropy.as_ref();
     let mut body = initialize();
     let cluster_id: [u8; 16] = body.cluster_id.clone().try_into().unwrap();
@@ -292,9 +305,6 @@ fn initialize_with_keys(host: &Host, vault: &Vault, hybrid: bool) -> InitializeC
     }];
     if let Some(server) = &mut body.first_server {
         server.vault_public_key = vault.public_key().as_bytes().to_vec();
-    }
-    if let Some(settings) = &mut body.settings {
-        settings.pq = if hybrid { PqMode::Hybrid } else { PqMode::Off }.into();
     }
     body
 }

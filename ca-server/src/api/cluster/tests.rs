@@ -209,3 +209,73 @@ async fn the_cluster_is_for_administrators() {
         .await;
     assert!(list.unwrap().into_inner().authorities.is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn authorities_follow_each_other_without_anybody_asking() {
+    use mintmark_proto::mintmark::state::v1::AuthorityState;
+    let fixture = Fixture::issuing_with(|settings| {
+        settings.ca_ttl_seconds = 600;
+        settings.x509_svid_ttl_seconds = 60;
+        settings.jwt_svid_ttl_seconds = 60;
+        settings.agent_svid_ttl_seconds = 60;
+    })
+    .await;
+    let service = ClusterService(fixture.services.clone());
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..200 {
+        tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+        let now = fixture.services.host.clock.now();
+        let list = service
+            .list_authorities(local(wire::ListAuthoritiesRequest {}))
+            .await;
+        let list = list.unwrap().into_inner().authorities;
+        for kind in [AuthorityKind::X509, AuthorityKind::Jwt] {
+            let active: Vec<_> = list
+                .iter()
+                .filter(|authority| authority.kind() == kind)
+                .filter(|authority| authority.state() == AuthorityState::Active)
+                .collect();
+            assert_eq!(active.len(), 1, "{list:?}");
+            // There is always time for the longest leaf.
+            assert!(
+                active[0].not_after_ms - now.unix_millis() >= 60_000,
+                "{list:?}"
+            );
+            seen.insert(active[0].id.clone());
+        }
+    }
+    assert!(
+        seen.len() >= 8,
+        "2000 s of authorities that live 600 s: {seen:?}"
+    );
+    let list = service
+        .list_authorities(local(wire::ListAuthoritiesRequest {}))
+        .await;
+    assert!(
+        list.unwrap().into_inner().authorities.len() <= 12,
+        "the old ones go"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_prepares_an_authority_once() {
+    let fixture = Fixture::issuing(false).await;
+    let service = ClusterService(fixture.services.clone());
+    let prepare = || {
+        let kind = AuthorityKind::X509.into();
+        service.prepare_authority(local(wire::PrepareAuthorityRequest { kind }))
+    };
+    let id = prepare().await.unwrap().into_inner().authority_id;
+    let list = service
+        .list_authorities(local(wire::ListAuthoritiesRequest {}))
+        .await;
+    let list = list.unwrap().into_inner();
+    assert!(
+        list.authorities.iter().any(|authority| authority.id == id),
+        "{list:?}"
+    );
+    assert_eq!(
+        prepare().await.unwrap_err().code(),
+        Code::FailedPrecondition
+    );
+}
