@@ -19,6 +19,7 @@ pub mod filter;
 pub(crate) mod fixture;
 pub mod mintmark_agent;
 pub mod resume;
+pub mod routes;
 pub mod status;
 pub mod svid;
 

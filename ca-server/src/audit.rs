@@ -4,6 +4,7 @@
 //!
 //! Not here: what a leaf says (`state::audit`), and where leaves are stored (`store::leaves`).
 
+pub mod checkpoint;
 pub mod committed;
 pub mod denials;
 pub mod document;

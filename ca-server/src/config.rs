@@ -7,11 +7,39 @@
 
 pub mod checked;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use mintmark_runtime::disk::Disk;
 use serde::Deserialize;
+use thiserror::Error;
+
+use self::checked::Environment;
 
 pub use self::checked::{Config, ConfigErrors, Join, Listen, SinkFile};
+
+/// Why a configuration file cannot be used.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// It cannot be read, or has an unknown key.
+    #[error(transparent)]
+    File(#[from] mintmark_runtime::config::ConfigError),
+    /// Its values cannot be used.
+    #[error(transparent)]
+    Values(#[from] ConfigErrors),
+}
+
+/// Reads and checks a configuration file.
+///
+/// # Errors
+/// [`LoadError`], with every fault that there is.
+pub fn load(
+    disk: &dyn Disk,
+    path: &Path,
+    environment: Environment<'_>,
+) -> Result<Config, LoadError> {
+    let raw: RawConfig = mintmark_runtime::config::load(disk, path)?;
+    Ok(raw.check(environment)?)
+}
 
 /// The file, field by field.
 #[derive(Debug, Clone, Default, Deserialize)]

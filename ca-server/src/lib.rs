@@ -6,6 +6,7 @@
 //! Not here: arguments and environment of a process (`main`, the `mintmark` command).
 
 pub mod api;
+pub mod app;
 pub mod attestation;
 pub mod audit;
 pub mod authority;
@@ -20,6 +21,9 @@ pub mod raft;
 pub mod state;
 pub mod store;
 pub mod vault;
+
+pub use app::error::{RunError, StartError};
+pub use app::{RunningServer, Server, run};
 
 /// Consensus on the state of the trust domain.
 pub type Consensus = raft::Consensus<state::State>;

@@ -61,6 +61,8 @@ pub struct SignedX509 {
     pub serial: Serial,
     /// From when until when it is valid.
     pub validity: Validity,
+    /// Who signed it.
+    pub authority_id: String,
     /// `hint` of its entry.
     pub hint: String,
     /// Its place in the audit log.
@@ -199,6 +201,7 @@ pub fn sign_x509(
         spiffe_id: prepared.spiffe_id,
         serial: prepared.serial,
         validity: prepared.validity,
+        authority_id: prepared.issuing.authority_id,
         hint: prepared.hint,
         leaf,
     })

@@ -1,0 +1,71 @@
+//! Everything that is served, on one set of routes.
+//!
+//! Always: the TCP listener and the private socket offer the same services with the same bounds on
+//! messages; reflection and health are on both.
+//!
+//! Not here: listeners and TLS (`app::listeners`).
+
+use mintmark_proto::descriptors;
+use mintmark_proto::mintmark::agent::v1::agent_server::AgentServer as MintmarkAgentServer;
+use mintmark_proto::mintmark::audit::v1::audit_server::AuditServer;
+use mintmark_proto::mintmark::cluster::v1::cluster_server::ClusterServer;
+use mintmark_proto::spire::agent::agent_server::AgentServer;
+use mintmark_proto::spire::bundle::bundle_server::BundleServer;
+use mintmark_proto::spire::entry::entry_server::EntryServer;
+use mintmark_proto::spire::svid::svid_server::SvidServer;
+use thiserror::Error;
+use tonic::service::Routes;
+use tonic_health::server::HealthReporter;
+
+use super::Services;
+use super::agent::AgentService;
+use super::audit::AuditService;
+use super::bundle::BundleService;
+use super::cluster::ClusterService;
+use super::entry::EntryService;
+use super::mintmark_agent::MintmarkAgentService;
+use super::svid::SvidService;
+
+/// The largest request: 500 signing requests with room to spare.
+pub const REQUEST_MAX: usize = 4 * 1024 * 1024;
+/// The largest answer. SPIRE's agents take 4 MiB by default, ours more; a large list comes in pages.
+pub const RESPONSE_MAX: usize = 16 * 1024 * 1024;
+
+/// Reflection could not be set up: a descriptor set is damaged.
+#[derive(Debug, Error)]
+#[error("the descriptions of the services cannot be read")]
+pub struct ReflectionError(#[from] tonic_reflection::server::Error);
+
+/// The routes, and the reporter that says whether they can be used.
+///
+/// # Errors
+/// [`ReflectionError`].
+pub fn routes(services: &Services) -> Result<(Routes, HealthReporter), ReflectionError> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    macro_rules! bounded {
+        ($server:ident, $service:ident) => {
+            $server::new($service(services.clone()))
+                .max_decoding_message_size(REQUEST_MAX)
+                .max_encoding_message_size(RESPONSE_MAX)
+        };
+    }
+    let builder = || {
+        let mut builder = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        for set in [descriptors::SPIRE_SERVER_API, descriptors::MINTMARK] {
+            builder = builder.register_encoded_file_descriptor_set(set);
+        }
+        builder
+    };
+    let routes = Routes::new(bounded!(AgentServer, AgentService))
+        .add_service(bounded!(EntryServer, EntryService))
+        .add_service(bounded!(BundleServer, BundleService))
+        .add_service(bounded!(SvidServer, SvidService))
+        .add_service(bounded!(MintmarkAgentServer, MintmarkAgentService))
+        .add_service(bounded!(ClusterServer, ClusterService))
+        .add_service(bounded!(AuditServer, AuditService))
+        .add_service(builder().build_v1()?)
+        .add_service(builder().build_v1alpha()?)
+        .add_service(health);
+    Ok((routes, reporter))
+}

@@ -1,0 +1,275 @@
+//! Small jobs that keep a server in step: unsealing, its own record, its settings, its gauges.
+//!
+//! Always: each looks at what is and at what should be, again and again, and does the difference.
+//!
+//! Not here: rotation (`authority::rotation`), membership (`cluster::reconcile`).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mintmark_identity::clock::Timestamp;
+use mintmark_identity::validity::{TtlPolicy, TtlRequest};
+use mintmark_proto::mintmark::raft::v1::{Actor, AdmitServer, ChangeSettings, actor, command};
+use mintmark_proto::mintmark::state::v1::{Authority, AuthorityState, Server, Settings};
+use mintmark_runtime::readiness::Gate;
+use mintmark_runtime::task::periodic::{Periodic, Wake};
+use tokio::sync::mpsc;
+
+use super::error::chain;
+use crate::api::{Services, accepted};
+use crate::config::Config;
+use crate::issuance::kind_name;
+use crate::metrics::Readings;
+use crate::raft::Role;
+use crate::vault::kek::KekError;
+
+/// How often jobs look.
+const PERIOD: Duration = Duration::from_secs(2);
+/// Without word from a quorum for so long, a server is not ready.
+const CONTACT_MAX: Duration = Duration::from_secs(5);
+
+fn schedule(services: &Services, period: Duration) -> Periodic {
+    Periodic::new(period, Wake::new(), services.tasks.token())
+}
+
+/// Looks for an absent KEK until it is there. A wrong one goes to `fatal`.
+pub async fn unseal(services: Services, fatal: mpsc::Sender<KekError>) {
+    let vault = services.keyring.vault();
+    if !vault.is_sealed() {
+        return;
+    }
+    tracing::warn!(
+        "this server is sealed: its key-encryption key is absent; it replicates and does not issue"
+    );
+    let mut schedule = schedule(&services, PERIOD);
+    while schedule.next().await {
+        match vault.try_unseal(services.host.disk.as_ref()) {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::info!("the key-encryption key is there: this server is unsealed");
+                services.rotation.wake();
+                return;
+            }
+            // A file that is half written is no reason to end; one that is the wrong key is.
+            Err(error @ KekError::Wrong { .. }) => {
+                // Nobody listens any more when the server is ending already.
+                let _ = fatal.send(error).await;
+                return;
+            }
+            Err(error) => tracing::warn!(error = %chain(&error), "the KEK cannot be used yet"),
+        }
+    }
+}
+
+/// What the list of servers should say of this one.
+#[derive(Debug, Clone)]
+pub struct OwnRecord {
+    /// Its name.
+    pub name: String,
+    /// Where peers reach it.
+    pub peer_address: String,
+    /// Where agents reach it.
+    pub api_address: String,
+}
+
+impl OwnRecord {
+    fn brought_up_to_date(&self, server: &Server) -> Option<Server> {
+        let wanted = Server {
+            name: self.name.clone(),
+            peer_address: self.peer_address.clone(),
+            api_address: self.api_address.clone(),
+            ..server.clone()
+        };
+        (wanted != *server).then_some(wanted)
+    }
+}
+
+/// Brings this server's record up to date: its addresses may have changed since it was admitted.
+pub async fn keep_record(services: Services, record: OwnRecord) {
+    let node_id = services.keyring.node_id();
+    let mut schedule = schedule(&services, PERIOD);
+    while schedule.next().await {
+        let wanted = services.consensus.read(|state| {
+            state
+                .server(node_id)
+                .and_then(|server| record.brought_up_to_date(server))
+        });
+        let Some(server) = wanted else { continue };
+        let admit = AdmitServer {
+            server: Some(server),
+            ..AdmitServer::default()
+        };
+        propose(
+            &services,
+            command::Body::AdmitServer(admit),
+            "the server's own record",
+        )
+        .await;
+    }
+}
+
+/// Applies once, when there is a cluster, what the configuration says of its settings. What the
+/// configuration does not name stays as it is.
+pub async fn apply_settings(services: Services, config: Arc<Config>) {
+    let mut schedule = schedule(&services, Duration::from_millis(200));
+    while schedule.next().await {
+        let Some(current) = services.consensus.read(|state| state.settings().cloned()) else {
+            continue;
+        };
+        let wanted = match wanted_settings(&current, &config) {
+            Ok(wanted) => wanted,
+            Err(problem) => {
+                tracing::error!(problem, "the configured lifetimes do not fit the cluster's");
+                return;
+            }
+        };
+        if wanted == current {
+            return;
+        }
+        tracing::warn!("the configuration asks for other cluster settings; changing them");
+        let expected_revision = current.revision;
+        let body = ChangeSettings {
+            settings: Some(wanted),
+            expected_revision,
+        };
+        propose(
+            &services,
+            command::Body::ChangeSettings(body),
+            "the settings",
+        )
+        .await;
+    }
+}
+
+fn wanted_settings(current: &Settings, config: &Config) -> Result<Settings, String> {
+    let keep = |asked: Option<Duration>, seconds: u64| {
+        asked.or_else(|| Some(Duration::from_secs(seconds)))
+    };
+    let asked = &config.ttl;
+    let request = TtlRequest {
+        ca: keep(asked.ca, current.ca_ttl_seconds),
+        // A lifetime that follows from another one is not kept against it.
+        x509_svid: asked.x509_svid.or_else(|| {
+            asked
+                .ca
+                .is_none()
+                .then(|| Duration::from_secs(current.x509_svid_ttl_seconds))
+        }),
+        jwt_svid: asked.jwt_svid.or_else(|| {
+            asked
+                .ca
+                .is_none()
+                .then(|| Duration::from_secs(current.jwt_svid_ttl_seconds))
+        }),
+        agent_svid: asked.agent_svid.or_else(|| {
+            let follows = asked.ca.is_some() || asked.x509_svid.is_some();
+            (!follows).then(|| Duration::from_secs(current.agent_svid_ttl_seconds))
+        }),
+        upstream: None,
+    };
+    let ttl = TtlPolicy::resolve(request).map_err(|error| error.to_string())?;
+    let mut wanted = current.clone();
+    if config.ttl != TtlRequest::default() {
+        wanted.ca_ttl_seconds = ttl.ca.as_secs();
+        wanted.x509_svid_ttl_seconds = ttl.x509_svid.as_secs();
+        wanted.jwt_svid_ttl_seconds = ttl.jwt_svid.as_secs();
+        wanted.agent_svid_ttl_seconds = ttl.agent_svid.as_secs();
+    }
+    if let Some(pq) = config.pq {
+        wanted.pq = pq.into();
+    }
+    if let Some(issuer) = &config.jwt_issuer {
+        wanted.jwt_issuer.clone_from(issuer);
+    }
+    Ok(wanted)
+}
+
+async fn propose(services: &Services, body: command::Body, what: &'static str) {
+    let node_id = services.keyring.node_id();
+    let actor = Actor {
+        kind: actor::Kind::Server.into(),
+        node_id,
+        ..Actor::default()
+    };
+    match services.consensus.propose(body, actor, None).await {
+        Ok(proposed) if accepted(&proposed.result).is_ok() => {}
+        Ok(proposed) => tracing::warn!(what, detail = proposed.result.detail, "was not changed"),
+        Err(error) => tracing::debug!(what, %error, "is not changed yet"),
+    }
+}
+
+/// Holds back readiness until there is a cluster whose quorum answers, and until an authority signs.
+pub async fn watch_readiness(services: Services, quorum: Gate, authority: Gate) {
+    let (mut quorum, mut authority) = (Some(quorum), Some(authority));
+    let mut schedule = schedule(&services, Duration::from_millis(100));
+    while (quorum.is_some() || authority.is_some()) && schedule.next().await {
+        if services
+            .consensus
+            .quorum_age()
+            .is_some_and(|age| age < CONTACT_MAX)
+            && let Some(gate) = quorum.take()
+        {
+            gate.open();
+        }
+        let now = services.host.clock.now();
+        let signs = services.consensus.read(|state| {
+            let active = state
+                .all_authorities()
+                .filter(|one| state.may_sign(&one.id, now));
+            active.count() >= crate::authority::rotation::plan::KINDS.len()
+        });
+        if signs && let Some(gate) = authority.take() {
+            gate.open();
+        }
+    }
+}
+
+/// Shows the gauges.
+pub async fn show_gauges(services: Services) {
+    let mut schedule = schedule(&services, PERIOD);
+    while schedule.next().await {
+        services.metrics.show(&readings(&services));
+    }
+}
+
+fn readings(services: &Services) -> Readings {
+    let raft = services.consensus.status().borrow().clone();
+    let mut readings = Readings {
+        push_streams: services.hub.streams(),
+        is_leader: raft.role == Role::Leader,
+        leader: raft.leader.unwrap_or_default(),
+        term: raft.term,
+        applied_index: raft.applied_log_index.unwrap_or_default(),
+        last_log_index: raft.last_log_index.unwrap_or_default(),
+        sealed: services.keyring.vault().is_sealed(),
+        ..Readings::default()
+    };
+    services.consensus.read(|state| {
+        readings.entries = state.entry_count();
+        readings.attested_agents = state.attested_node_count();
+        readings.bundle_sequence = state.bundle_sequence();
+        readings.audit_leaves = state.audit_size();
+        let signed_at = state.last_checkpoint().map_or(0, |last| last.signed_at_ms);
+        readings.checkpoint_at = Timestamp::from_unix_millis(signed_at).unix_secs();
+        readings.authorities = state.all_authorities().filter_map(expiry).collect();
+    });
+    readings
+}
+
+fn expiry(authority: &Authority) -> Option<(&'static str, &'static str, i64)> {
+    let state = match authority.state() {
+        AuthorityState::Published => "published",
+        AuthorityState::Active => "active",
+        AuthorityState::Old => "old",
+        _ => return None,
+    };
+    let end = Timestamp::from_unix_millis(authority.not_after_ms).unix_secs();
+    Some((kind_name(authority.kind()), state, end))
+}
+
+/// Files that the audit log is copied to.
+#[must_use]
+pub fn sink_paths(config: &Config) -> Vec<PathBuf> {
+    config.sinks.iter().map(|sink| sink.path.clone()).collect()
+}

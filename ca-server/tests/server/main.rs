@@ -1,0 +1,16 @@
+//! Whole servers over loopback: real sockets, real TLS, a real log on a real disk.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    dead_code,
+    reason = "tests"
+)]
+
+mod bad_input;
+mod cluster;
+mod harness;
+mod life;
+mod push;
+mod rotation;
