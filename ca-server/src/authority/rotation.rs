@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mintmark_identity::entropy::draw_u64;
+use mintmark_identity::entropy::{Entropy, draw_u64};
 use mintmark_proto::mintmark::raft::v1::{
     ActivateAuthority, Actor, PrepareAuthority, ProveAuthority, PruneExpired, PublishAuthority,
     RetireAuthority, actor, command,
@@ -35,6 +35,8 @@ use crate::raft::{ProposeError, Role};
 
 /// How often the job looks, when nothing wakes it.
 const PERIOD: Duration = Duration::from_secs(1);
+/// Between two looks that changes of the state cause.
+const WAKE_PAUSE: Duration = Duration::from_millis(20);
 /// A server that does not lead waits so long before it does the leader's work.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// First and longest pause after a failure.
@@ -96,6 +98,8 @@ impl Rotation {
                     changed = applied.changed() => if changed.is_err() { return },
                 }
                 wake.wake();
+                // Under load something is applied all the time.
+                tokio::time::sleep(WAKE_PAUSE).await;
             }
         });
         rotation
@@ -122,41 +126,63 @@ impl Rotation {
 
     async fn run(self, mut schedule: Periodic) {
         let job = &self.0;
-        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        let mut due: Option<(Step, Instant)> = None;
+        let mut proofs = Attempt::new();
+        let mut due: Vec<(Step, Attempt)> = Vec::new();
         let mut pruned = Instant::now();
         while schedule.next().await {
-            if let Err(error) = job.prove_all().await {
-                tracing::debug!(error = %chain(&error), "authorities cannot be proven yet");
+            if proofs.may_try() {
+                let outcome = job.prove_all().await;
+                proofs.note(&outcome, job.host.entropy.as_ref());
             }
-            let now = job.host.clock.now();
-            let node_id = job.keyring.node_id();
-            let step = job.consensus.read(|state| plan(state, node_id, now));
-            let Some(step) = step else {
-                due = None;
-                backoff.reset();
-                pruned = job.prune(pruned).await;
-                continue;
-            };
-            let since = match &due {
-                Some((before, since)) if *before == step => *since,
-                _ => Instant::now(),
-            };
-            due = Some((step.clone(), since));
-            if job.consensus.role() != Role::Leader && since.elapsed() < PATIENCE {
-                continue;
+            let (now, node_id) = (job.host.clock.now(), job.keyring.node_id());
+            let steps = job.consensus.read(|state| plan(state, node_id, now));
+            due.retain(|(step, _)| steps.contains(step));
+            for step in steps {
+                if !due.iter().any(|(known, _)| *known == step) {
+                    due.push((step, Attempt::new()));
+                }
             }
-            match job.perform(&step).await {
-                Ok(()) => {
-                    tracing::info!(?step, "authority moved");
-                    backoff.reset();
-                    job.wake.wake();
-                }
-                Err(error) => {
-                    tracing::warn!(?step, error = %chain(&error), "authority did not move");
-                    let draw = draw_u64(job.host.entropy.as_ref());
-                    schedule.next_in(backoff.next_delay(draw));
-                }
+            for (step, attempt) in &mut due {
+                job.attempt(step, attempt).await;
+            }
+            pruned = job.prune(pruned).await;
+        }
+    }
+}
+
+/// What has been tried of one step.
+#[derive(Debug)]
+struct Attempt {
+    since: Instant,
+    not_before: Option<Instant>,
+    backoff: Backoff,
+}
+
+impl Attempt {
+    fn new() -> Self {
+        let backoff = Backoff::new(RETRY.0, RETRY.1);
+        Self {
+            since: Instant::now(),
+            not_before: None,
+            backoff,
+        }
+    }
+
+    /// A refusal is itself applied, and would wake the job at once, so a failed step waits by itself.
+    fn may_try(&self) -> bool {
+        self.not_before.is_none_or(|at| Instant::now() >= at)
+    }
+
+    fn note(&mut self, outcome: &Result<(), RotationError>, entropy: &dyn Entropy) {
+        match outcome {
+            Ok(()) => {
+                self.not_before = None;
+                self.backoff.reset();
+            }
+            Err(error) => {
+                let pause = self.backoff.next_delay(draw_u64(entropy));
+                self.not_before = Instant::now().checked_add(pause);
+                tracing::debug!(error = %chain(error), ?pause, "tried again later");
             }
         }
     }
@@ -195,6 +221,25 @@ impl Job {
                 .await?;
         }
         Ok(())
+    }
+
+    /// Tries a step, if it is this server's turn.
+    async fn attempt(&self, step: &Step, attempt: &mut Attempt) {
+        let leads = self.consensus.role() == Role::Leader;
+        if !attempt.may_try() || (!leads && attempt.since.elapsed() < PATIENCE) {
+            return;
+        }
+        let outcome = self.perform(step).await;
+        attempt.note(&outcome, self.host.entropy.as_ref());
+        match outcome {
+            Ok(()) => {
+                tracing::info!(?step, "authority moved");
+                self.wake.wake();
+            }
+            Err(error) => {
+                tracing::warn!(?step, error = %chain(&error), "authority did not move");
+            }
+        }
     }
 
     async fn perform(&self, step: &Step) -> Result<(), RotationError> {

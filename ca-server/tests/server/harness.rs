@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use ca_server::config::{Config, RawConfig};
 use ca_server::{RunningServer, Server, StartError};
 use mintmark_identity::bundle::{Bundle, BundleSet};
-use mintmark_identity::clock::Timestamp;
+use mintmark_identity::clock::{Clock, SystemClock, Timestamp};
 use mintmark_identity::secret::SecretBytes;
 use mintmark_identity::spiffe_id::SpiffeId;
 use mintmark_identity::svid::x509::{
@@ -43,10 +44,29 @@ pub const TRUST_DOMAIN: &str = "example.org";
 /// Far beyond what anything here takes, so that a hang is a failure.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The machine's clock, set forward as far as a test says.
+#[derive(Debug, Default)]
+pub struct TestClock(AtomicI64);
+
+impl TestClock {
+    pub fn advance(&self, by: Duration) {
+        let millis = i64::try_from(by.as_millis()).unwrap();
+        self.0.fetch_add(millis, Ordering::SeqCst);
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        let now = SystemClock.now().unix_millis();
+        Timestamp::from_unix_millis(now + self.0.load(Ordering::SeqCst))
+    }
+}
+
 /// A directory for one server, which outlives its restarts.
 pub struct Home {
     pub directory: TempDir,
     pub raw: RawConfig,
+    pub clock: Arc<TestClock>,
 }
 
 impl Home {
@@ -61,7 +81,11 @@ impl Home {
         raw.listen.peer = Some("127.0.0.1:0".to_owned());
         raw.listen.admin_socket = Some(directory.path().join("admin.sock"));
         raw.listen.http = Some("127.0.0.1:0".to_owned());
-        Self { directory, raw }
+        Self {
+            directory,
+            raw,
+            clock: Arc::default(),
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -80,8 +104,26 @@ impl Home {
         server
     }
 
+    /// Sets the clock forward, and waits until the server shows a certificate that is valid then.
+    pub async fn advance(&self, server: &RunningServer, by: Duration) {
+        self.clock.advance(by);
+        eventually("the server's own certificate is fresh", || async {
+            let mut client = BundleClient::new(anonymous(server).await);
+            client.get_bundle(GetBundleRequest::default()).await.is_ok()
+        })
+        .await;
+    }
+
+    pub fn host(&self) -> Host {
+        let clock: Arc<dyn Clock> = self.clock.clone();
+        Host {
+            clock,
+            ..Host::os()
+        }
+    }
+
     pub async fn try_start(&self) -> Result<RunningServer, StartError> {
-        Server::start(Host::os(), self.config()).await
+        Server::start(self.host(), self.config()).await
     }
 
     pub async fn ready(&mut self) -> RunningServer {
@@ -133,14 +175,16 @@ fn trust(bundles: BundleSet) -> SvidTrust {
 
 /// A channel without an identity; the server is verified.
 pub async fn anonymous(server: &RunningServer) -> Channel {
-    let tls = tls_client_config(Host::os().clock, trust(set(bundle(server).await))).unwrap();
+    let clock = server.services().host.clock.clone();
+    let tls = tls_client_config(clock, trust(set(bundle(server).await))).unwrap();
     tcp(server.api_address(), tls)
 }
 
 /// A channel with an identity.
 pub async fn identified(server: &RunningServer, svid: &Arc<X509Svid>) -> Channel {
     let trust = trust(set(bundle(server).await));
-    let tls = mtls_client_config(Host::os().clock, Arc::new(Arc::clone(svid)), trust).unwrap();
+    let clock = server.services().host.clock.clone();
+    let tls = mtls_client_config(clock, Arc::new(Arc::clone(svid)), trust).unwrap();
     tcp(server.api_address(), tls)
 }
 
@@ -339,11 +383,17 @@ pub async fn verify(server: &RunningServer, chain: &[Vec<u8>]) -> VerifiedX509Sv
         .iter()
         .map(|der| CertificateDer::from(der.as_slice()))
         .collect();
-    verify_x509_svid(&chain, &set(bundle(server).await), now(), Usage::Either).unwrap()
+    verify_x509_svid(
+        &chain,
+        &set(bundle(server).await),
+        now(server),
+        Usage::Either,
+    )
+    .unwrap()
 }
 
-pub fn now() -> Timestamp {
-    Host::os().clock.now()
+pub fn now(server: &RunningServer) -> Timestamp {
+    server.services().host.clock.now()
 }
 
 /// All leaves.

@@ -84,7 +84,7 @@ async fn tokens_are_issued_verified_and_logged() {
     let audience = Audience::new(vec!["spiffe://example.org/api".to_owned()]).unwrap();
     let bundles = set(bundle(&server).await);
     let leeway = std::time::Duration::ZERO;
-    let verified = verify_jwt_svid(&svid.token, &audience, &bundles, now(), leeway).unwrap();
+    let verified = verify_jwt_svid(&svid.token, &audience, &bundles, now(&server), leeway).unwrap();
     assert_eq!(verified.spiffe_id.as_str(), "spiffe://example.org/db");
     assert_eq!(svid.expires_at - svid.issued_at, 300, "SPIRE's default");
     let log = leaves(&server).await;

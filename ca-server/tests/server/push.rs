@@ -23,16 +23,29 @@ struct Stream {
 impl Stream {
     async fn open(agent: &Agent, resume_from: Option<wire::Position>) -> Result<Self, Status> {
         let (send, messages) = mpsc::channel(8);
-        let begin = wire::agent_message::Begin { resume_from, version: "test".into() };
-        send.send(message(wire::agent_message::Body::Begin(begin))).await.unwrap();
-        let receive = agent.push().sync(ReceiverStream::new(messages)).await?.into_inner();
+        let begin = wire::agent_message::Begin {
+            resume_from,
+            version: "test".into(),
+        };
+        send.send(message(wire::agent_message::Body::Begin(begin)))
+            .await
+            .unwrap();
+        let receive = agent
+            .push()
+            .sync(ReceiverStream::new(messages))
+            .await?
+            .into_inner();
         Ok(Self { send, receive })
     }
 
     /// The next update, which must come within a second: denials are promised so.
     async fn next(&mut self) -> Result<wire::Update, Status> {
         let next = tokio::time::timeout(Duration::from_secs(1), self.receive.next()).await;
-        match next.expect("an update within a second").expect("an open stream")?.body {
+        match next
+            .expect("an update within a second")
+            .expect("an open stream")?
+            .body
+        {
             Some(Body::Update(update)) => Ok(update),
             other => panic!("{other:?}"),
         }
@@ -53,12 +66,21 @@ fn message(body: wire::agent_message::Body) -> wire::AgentMessage {
 }
 
 fn ids(update: &wire::Update) -> Vec<&str> {
-    update.entries.iter().map(|entry| entry.id.as_str()).collect()
+    update
+        .entries
+        .iter()
+        .map(|entry| entry.id.as_str())
+        .collect()
 }
 
 async fn delete(server: &ca_server::RunningServer, id: &str) {
-    let request = BatchDeleteEntryRequest { ids: vec![id.to_owned()] };
-    EntryClient::new(admin(server)).batch_delete_entry(request).await.unwrap();
+    let request = BatchDeleteEntryRequest {
+        ids: vec![id.to_owned()],
+    };
+    EntryClient::new(admin(server))
+        .batch_delete_entry(request)
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,20 +130,38 @@ async fn a_broken_stream_resumes_where_it_was() {
     let mut stream = Stream::open(&agent, begin.position).await.unwrap();
     let update = stream.next().await.unwrap();
     assert!(!update.complete);
-    assert_eq!(ids(&update), [new.id.as_str()], "{} was there before", kept.id);
-    assert_eq!(update.removed_entry_ids, [gone.id.clone()], "and nothing of another agent's");
+    assert_eq!(
+        ids(&update),
+        [new.id.as_str()],
+        "{} was there before",
+        kept.id
+    );
+    assert_eq!(
+        update.removed_entry_ids,
+        [gone.id.clone()],
+        "and nothing of another agent's"
+    );
     assert!(update.bundles.is_empty() && update.defaults.is_none());
 
     let position = update.position.unwrap();
-    let ahead = wire::Position { index: position.index + 1_000_000, ..position };
+    let ahead = wire::Position {
+        index: position.index + 1_000_000,
+        ..position
+    };
     let mut refused = Stream::open(&agent, Some(ahead)).await.unwrap();
     let status = refused.next().await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert!(status.message().starts_with("MM-1309"), "{status:?}");
-    let older = wire::Position { epoch: 0, index: position.index };
+    let older = wire::Position {
+        epoch: 0,
+        index: position.index,
+    };
     let mut stream = Stream::open(&agent, Some(older)).await.unwrap();
     let update = stream.next().await.unwrap();
-    assert!(update.complete, "another epoch's position is no place to resume from");
+    assert!(
+        update.complete,
+        "another epoch's position is no place to resume from"
+    );
     stop(server).await;
 }
 
@@ -135,7 +175,10 @@ async fn a_restarted_server_sends_everything_anew() {
     let begin = stream.next().await.unwrap();
     stop(server).await;
     let server = home.ready().await;
-    let agent = Agent { channel: identified(&server, &agent.svid).await, ..agent };
+    let agent = Agent {
+        channel: identified(&server, &agent.svid).await,
+        ..agent
+    };
     let mut stream = Stream::open(&agent, begin.position).await.unwrap();
     let update = stream.next().await.unwrap();
     // The log may still remember what the agent has not seen; either way it ends up complete.
@@ -156,11 +199,21 @@ async fn a_ban_and_an_eviction_reach_the_agent_within_a_second_and_end_its_strea
     of_banned.next().await.unwrap();
     of_evicted.next().await.unwrap();
     let mut admin = AgentClient::new(admin(&server));
-    admin.ban_agent(BanAgentRequest { id: Some(banned.wire_id()) }).await.unwrap();
+    admin
+        .ban_agent(BanAgentRequest {
+            id: Some(banned.wire_id()),
+        })
+        .await
+        .unwrap();
     let update = of_banned.next().await.unwrap();
     assert!(update.banned && !update.evicted);
     assert!(of_banned.receive.next().await.is_none(), "its last message");
-    admin.delete_agent(DeleteAgentRequest { id: Some(evicted.wire_id()) }).await.unwrap();
+    admin
+        .delete_agent(DeleteAgentRequest {
+            id: Some(evicted.wire_id()),
+        })
+        .await
+        .unwrap();
     let update = of_evicted.next().await.unwrap();
     assert!(update.evicted && !update.banned);
     assert!(of_evicted.receive.next().await.is_none());
@@ -196,14 +249,17 @@ async fn a_stream_must_begin_with_begin() {
     let mut home = Home::new();
     let server = home.ready().await;
     let agent = Agent::new(&server).await;
-    let acknowledge =
-        message(wire::agent_message::Body::Acknowledge(wire::agent_message::Acknowledge::default()));
+    let acknowledge = message(wire::agent_message::Body::Acknowledge(
+        wire::agent_message::Acknowledge::default(),
+    ));
     let messages = tokio_stream::iter([acknowledge]);
     let mut stream = agent.push().sync(messages).await.unwrap().into_inner();
     let status = stream.next().await.unwrap().unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
     let nobody = wire::agent_client::AgentClient::new(anonymous(&server).await)
-        .sync(tokio_stream::iter([message(wire::agent_message::Body::Begin(Default::default()))]))
+        .sync(tokio_stream::iter([message(
+            wire::agent_message::Body::Begin(Default::default()),
+        )]))
         .await
         .unwrap_err();
     assert!(nobody.message().starts_with("MM-1101"), "{nobody:?}");

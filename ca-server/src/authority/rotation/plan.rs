@@ -1,6 +1,6 @@
 //! What is due for the authorities, decided from state and time alone.
 //!
-//! Always: at most one step is due at a time, and carrying it out makes another one due or none; a step
+//! Always: at most one step of a kind is due at a time, and carrying it out makes another one due or none; a step
 //! that the state would refuse is not due.
 //!
 //! Not here: carrying it out (`rotation`).
@@ -80,12 +80,13 @@ pub fn unproven(state: &State, node_id: u64) -> Vec<Authority> {
     }
 }
 
-/// The next step, if one is due.
+/// The steps that are due: at most one for each kind, so that none waits for another.
 #[must_use]
-pub fn plan(state: &State, node_id: u64, now: Timestamp) -> Option<Step> {
+pub fn plan(state: &State, node_id: u64, now: Timestamp) -> Vec<Step> {
     KINDS
         .into_iter()
-        .find_map(|kind| plan_kind(state, kind, node_id, now))
+        .filter_map(|kind| plan_kind(state, kind, node_id, now))
+        .collect()
 }
 
 fn plan_kind(state: &State, kind: AuthorityKind, node_id: u64, now: Timestamp) -> Option<Step> {
