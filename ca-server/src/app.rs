@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mintmark_identity::entropy::draw_bytes;
-use mintmark_proto::mintmark::cluster::v1::JoinRequest;
+use mintmark_proto::mintmark::cluster::v1::{JoinRequest, JoinResponse};
 use mintmark_runtime::drain::{DrainTrigger, DrainWatch, drain};
 use mintmark_runtime::host::Host;
 use mintmark_runtime::readiness::Readiness;
@@ -27,7 +27,7 @@ use mintmark_runtime::task::Tasks;
 use mintmark_runtime::task::periodic::Wake;
 use tokio::sync::mpsc;
 
-use self::error::{RunError, StartError};
+use self::error::{RunError, StartError, chain};
 use self::found::{FOUNDER, Foundation, Founder};
 use self::jobs::OwnRecord;
 use self::listeners::{Front, Listeners, Serving, api_tls};
@@ -63,6 +63,11 @@ use crate::vault::kek::KekError;
 pub const DRAIN_GRACE: Duration = Duration::from_secs(5);
 /// How long tasks may take to end after that.
 const TASKS_GRACE: Duration = Duration::from_secs(5);
+
+/// How long a server goes on asking a cluster that cannot be reached to admit it.
+const JOIN_PATIENCE: Duration = Duration::from_secs(30);
+/// Between two such questions.
+const JOIN_PAUSE: Duration = Duration::from_millis(200);
 
 /// A server that has not started.
 #[derive(Debug, Clone, Copy)]
@@ -203,7 +208,7 @@ impl Ground {
             api_address: record.api_address.clone(),
             vault_public_key: self.vault.public_key().as_bytes().to_vec(),
         };
-        let answer = join(&self.host, &door, request).await?;
+        let answer = self.admitted(&door, request).await?;
         let cluster_id = <[u8; 16]>::try_from(answer.cluster_id.as_slice())
             .map_err(|_| StartError::JoinAnswer("cluster_id is not 16 bytes".to_owned()))?;
         tracing::info!(node_id = answer.node_id, "admitted to the cluster");
@@ -214,6 +219,27 @@ impl Ground {
             &answer.peer_certificate,
             false,
         ))
+    }
+
+    /// Joins, and asks again while the member cannot be reached: a cluster that has just been made has
+    /// no SVID to answer with yet. The token admits one key, so asking twice is asking once.
+    async fn admitted(
+        &self,
+        door: &Door,
+        request: JoinRequest,
+    ) -> Result<JoinResponse, StartError> {
+        let patience = tokio::time::Instant::now() + JOIN_PATIENCE;
+        loop {
+            let refused = match join(&self.host, door, request.clone()).await {
+                Ok(answer) => return Ok(answer),
+                Err(refused) => refused,
+            };
+            if !refused.may_pass() || tokio::time::Instant::now() >= patience {
+                return Err(refused.into());
+            }
+            tracing::info!(reason = chain(&refused), "the cluster is asked again");
+            tokio::time::sleep(JOIN_PAUSE).await;
+        }
     }
 
     /// Opens the log; makes the cluster when there is none.
@@ -593,7 +619,7 @@ pub async fn run(host: Host, config: Config, drain: DrainWatch) -> Result<(), Ru
         error = server.failed() => Err(error),
     };
     if let Err(error) = &ended {
-        tracing::error!(error = %error::chain(error), "the server cannot go on");
+        tracing::error!(error = %chain(error), "the server cannot go on");
     }
     server.shutdown(DRAIN_GRACE).await;
     ended

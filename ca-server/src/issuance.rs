@@ -182,7 +182,7 @@ impl Issuer {
         let mut open: Vec<usize> = (0..count).collect();
         for last in [false, true] {
             let mut ready = Vec::new();
-            for index in open.drain(..).collect::<Vec<_>>() {
+            for index in std::mem::take(&mut open) {
                 match prepare(index) {
                     Ok(prepared) => ready.push((index, prepared)),
                     Err(error) => {

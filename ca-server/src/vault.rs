@@ -207,7 +207,7 @@ pub fn seal_record(
     Ok(VaultRecord {
         name: name.to_owned(),
         data_key_version: version,
-        sealed: sealed.into(),
+        sealed,
     })
 }
 

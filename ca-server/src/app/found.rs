@@ -172,10 +172,13 @@ impl Foundation {
     }
 }
 
+/// Seals bytes as the vault record of a name.
+type Seal<'a> = &'a dyn Fn(&str, &[u8]) -> Result<VaultRecord, StartError>;
+
 fn log_key(
     host: &Host,
     trust_domain: &TrustDomain,
-    seal: &dyn Fn(&str, &[u8]) -> Result<VaultRecord, StartError>,
+    seal: Seal<'_>,
 ) -> Result<(LogKey, VaultRecord), StartError> {
     let entropy = host.entropy.as_ref();
     // Two logs of one trust domain never share an origin, whoever made them.

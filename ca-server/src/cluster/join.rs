@@ -81,6 +81,18 @@ pub enum JoinError {
     },
 }
 
+impl JoinError {
+    /// Whether the reason may be gone a moment later: nobody answered, or the answer was "not now".
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        // A failed connection is `Unavailable` or, when TLS ended it, `Unknown`.
+        matches!(self, Self::Request { status, .. } if matches!(
+            status.code(),
+            tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::DeadlineExceeded
+        ))
+    }
+}
+
 /// Joins: the request goes out only after the statement was believed.
 ///
 /// # Errors
