@@ -40,7 +40,13 @@ pub struct Failure {
 impl Failure {
     /// A failure with its stable code, its exit code and a sentence that says what happened.
     pub fn new(code: &'static str, exit: Exit, what: impl Into<String>) -> Self {
-        Self { code, exit, what: what.into(), why: None, next: None }
+        Self {
+            code,
+            exit,
+            what: what.into(),
+            why: None,
+            next: None,
+        }
     }
 
     /// Adds the cause: the error's own text and those of its sources.
@@ -152,7 +158,9 @@ mod tests {
         #[error("outer")]
         struct Outer(#[source] std::io::Error);
         let outer = Outer(std::io::Error::other("inner"));
-        let text = Failure::new("MM-3000", Exit::Failure, "it broke").because(&outer).to_string();
+        let text = Failure::new("MM-3000", Exit::Failure, "it broke")
+            .because(&outer)
+            .to_string();
         assert_eq!(text, "error[MM-3000]: it broke\n  why:  outer: inner");
     }
 }

@@ -77,7 +77,11 @@ impl Output {
             Format::Json => self.json_pretty(item),
             Format::Yaml => self.yaml(item),
             Format::Table | Format::Wide => {
-                let width = fields.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+                let width = fields
+                    .iter()
+                    .map(|(name, _)| name.chars().count())
+                    .max()
+                    .unwrap_or(0);
                 let mut text = String::new();
                 for (name, value) in fields {
                     for (index, line) in value.lines().enumerate() {
@@ -105,6 +109,14 @@ impl Output {
         }
     }
 
+    /// Prints a value that has no table of its own, as JSON or YAML.
+    pub fn structured<T: Serialize>(self, value: &T) -> Result<(), Failure> {
+        match self.format {
+            Format::Yaml => self.yaml(value),
+            _ => self.json_pretty(value),
+        }
+    }
+
     /// Prints text that is data in itself (PEM, a token, a bundle document).
     pub fn raw(self, text: &str) -> Result<(), Failure> {
         print(text.trim_end_matches('\n'))
@@ -127,19 +139,31 @@ pub fn note(text: &str) -> Result<(), Failure> {
 
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = anstream::stdout();
-    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|e| closed(&e))
+    writeln!(out, "{text}")
+        .and_then(|()| out.flush())
+        .map_err(|e| closed(&e))
 }
 
 fn trimmed(table: &Table) -> String {
     let lines: Vec<String> = table
         .lines()
-        .map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned())
+        .map(|line| {
+            line.strip_prefix(' ')
+                .unwrap_or(&line)
+                .trim_end()
+                .to_owned()
+        })
         .collect();
     lines.join("\n")
 }
 
 fn unprintable(error: &dyn std::error::Error) -> Failure {
-    Failure::new("MM-3002", Exit::Failure, "cannot write the result in this format").because(error)
+    Failure::new(
+        "MM-3002",
+        Exit::Failure,
+        "cannot write the result in this format",
+    )
+    .because(error)
 }
 
 /// A reader that went away (`| head`) is not worth a message; the exit code tells.
@@ -159,7 +183,11 @@ mod tests {
 
     impl Row for Fruit {
         fn titles(wide: bool) -> Vec<&'static str> {
-            if wide { vec!["NAME", "SEEDS"] } else { vec!["NAME"] }
+            if wide {
+                vec!["NAME", "SEEDS"]
+            } else {
+                vec!["NAME"]
+            }
         }
         fn cells(&self, wide: bool) -> Vec<String> {
             let mut cells = vec![self.name.clone()];
@@ -172,7 +200,10 @@ mod tests {
 
     #[test]
     fn a_row_has_as_many_cells_as_titles() {
-        let fruit = Fruit { name: "quince".into(), seeds: 10 };
+        let fruit = Fruit {
+            name: "quince".into(),
+            seeds: 10,
+        };
         for wide in [false, true] {
             assert_eq!(Fruit::titles(wide).len(), fruit.cells(wide).len());
         }

@@ -1,0 +1,407 @@
+//! `mintmark dev`: a whole cluster on this machine, to develop and test with.
+//!
+//! Real crypto, real attestation, real files; loopback only, no root, no prompts. Servers and agent are
+//! processes of their own with configuration files that an operator would recognise; everything they
+//! need lies below one directory, which goes away with the cluster unless it was named.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use mintmark_identity::entropy::draw_bytes;
+use mintmark_identity::trust_domain::TrustDomain;
+use mintmark_runtime::disk::Disk;
+use mintmark_runtime::host::Host;
+
+use crate::context::Context;
+use crate::duration::Seconds;
+use crate::failure::{Exit, Failure};
+use crate::output::note;
+
+pub mod banner;
+pub mod children;
+mod config;
+pub mod endpoints;
+mod exec;
+pub mod layout;
+mod ports;
+mod setup;
+
+use banner::Banner;
+use children::Daemon;
+use endpoints::{Endpoints, ServerEndpoint};
+use layout::{Layout, Plan, PlannedServer};
+
+/// How long the cluster may take to serve its first SVID before `dev` gives up.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// `dev`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mintmark dev                                   one server, one agent, gone on Ctrl-C
+  mintmark dev --servers 3 --x509-ttl 30s        a real Raft trio; watch SVIDs rotate
+  mintmark dev --pq hybrid                       certificates with a post-quantum signature
+  mintmark dev --dir ./cluster                   keeps its state
+  mintmark dev --exec -- mintmark x509 fetch     runs a command that has an identity
+
+With --exec the command finds the cluster by itself: SPIFFE_ENDPOINT_SOCKET and MINTMARK_DIR are set.
+The exit code is the command's.")]
+pub struct DevArgs {
+    /// How many ca-servers.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub servers: u8,
+    /// Keep the state in this directory, and start from it.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Name of the trust domain; drawn if absent.
+    #[arg(long, value_name = "NAME")]
+    pub trust_domain: Option<TrustDomain>,
+    /// Lifetime of X.509-SVIDs.
+    #[arg(long, default_value = "2m", value_name = "DURATION")]
+    pub x509_ttl: Seconds,
+    /// Lifetime of authorities; at least six times that of SVIDs.
+    #[arg(long, value_name = "DURATION")]
+    pub ca_ttl: Option<Seconds>,
+    /// Post-quantum signatures.
+    #[arg(long, value_enum, default_value_t)]
+    pub pq: Pq,
+    /// Run a command once the first SVID can be fetched; end with it.
+    #[arg(long, requires = "command")]
+    pub exec: bool,
+    /// The command, after `--`.
+    #[arg(last = true, value_name = "CMD", requires = "exec")]
+    pub command: Vec<String>,
+}
+
+/// Post-quantum mode of the trust domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Pq {
+    /// ECDSA P-256 only.
+    #[default]
+    Off,
+    /// ECDSA P-256 and ML-DSA-65 in one certificate.
+    Hybrid,
+}
+
+impl Pq {
+    /// As it stands in configuration files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Hybrid => "hybrid",
+        }
+    }
+}
+
+/// Runs `mintmark dev`; the result is the exit code of the command that `--exec` ran.
+pub async fn run(args: DevArgs, context: &Context) -> Result<u8, Failure> {
+    let started = tokio::time::Instant::now();
+    let (root, temporary) = directory(&args, &context.host)?;
+    let layout = Layout::new(root)?;
+    let outcome = cluster(&args, &layout, temporary, started, context).await;
+    if temporary {
+        remove(layout.root());
+    }
+    outcome
+}
+
+async fn cluster(
+    args: &DevArgs,
+    layout: &Layout,
+    temporary: bool,
+    started: tokio::time::Instant,
+    context: &Context,
+) -> Result<u8, Failure> {
+    let disk = &*context.host.disk;
+    disk.create_dir_all(layout.root(), 0o755)
+        .map_err(|e| unusable(layout.root(), &e))?;
+    let _held = disk
+        .lock_exclusive(&layout.root().join("dev.lock"))
+        .map_err(|e| {
+            unusable(layout.root(), &e)
+                .next("another `mintmark dev` may run on it: stop that one first")
+        })?;
+    let mut running = Running::default();
+    let outcome = tokio::select! {
+        biased;
+        outcome = start_and_stay(args, layout, temporary, started, &mut running, context) => outcome,
+        () = interrupted() => {
+            note("ending")?;
+            Ok(0)
+        }
+    };
+    if let Err(failure) = &outcome
+        && failure.exit() != Exit::Usage
+    {
+        running.tell_logs(layout)?;
+    }
+    running.stop().await;
+    let _ = disk.remove_file(&layout.endpoints());
+    outcome
+}
+
+async fn start_and_stay(
+    args: &DevArgs,
+    layout: &Layout,
+    temporary: bool,
+    started: tokio::time::Instant,
+    running: &mut Running,
+    context: &Context,
+) -> Result<u8, Failure> {
+    let plan = plan(args, layout, &context.host).await?;
+    let ready = setup::start(args, layout, &plan, running, context);
+    let ready = tokio::time::timeout(START_LIMIT, ready)
+        .await
+        .map_err(|_| {
+            Failure::new(
+                "MM-3120",
+                Exit::Timeout,
+                "the cluster does not serve an SVID",
+            )
+            .why(format!("not within {} s", START_LIMIT.as_secs()))
+            .next(format!("look into {}", layout.root().join("log").display()))
+        })??;
+    let endpoints = ready.endpoints(layout, &plan, running);
+    layout::write_json(&*context.host.disk, &layout.endpoints(), &endpoints)?;
+    let elapsed = started.elapsed().as_millis();
+    if args.exec {
+        return exec::run(&args.command, layout, &endpoints).await;
+    }
+    let text = Banner {
+        version: env!("CARGO_PKG_VERSION"),
+        endpoints: &endpoints,
+        directory: &layout.root().display().to_string(),
+        temporary,
+        ready_after_ms: elapsed,
+    }
+    .text();
+    context.output.raw(&text)?;
+    running.watch().await
+}
+
+/// What a start found out.
+#[derive(Debug)]
+pub struct Ready {
+    /// SPIFFE ID of the user who started the cluster.
+    pub workload_spiffe_id: String,
+    /// Parent of entries.
+    pub node_alias: String,
+}
+
+impl Ready {
+    fn endpoints(&self, layout: &Layout, plan: &Plan, running: &Running) -> Endpoints {
+        let pid = |name: &str| running.pid(name).unwrap_or(0);
+        Endpoints {
+            version: 1,
+            trust_domain: plan.trust_domain.clone(),
+            workload_socket: format!("unix://{}", layout.workload_socket().display()),
+            agent_admin_socket: layout.admin_socket("agent"),
+            bundle: layout.bundle(),
+            workload_spiffe_id: self.workload_spiffe_id.clone(),
+            node_alias: self.node_alias.clone(),
+            agent_pid: pid("agent"),
+            servers: plan
+                .servers
+                .iter()
+                .map(|server| ServerEndpoint {
+                    name: server.name.clone(),
+                    api: server.api.clone(),
+                    peer: server.peer.clone(),
+                    admin_socket: layout.admin_socket(&server.name),
+                    http: server.http.clone(),
+                    pid: pid(&server.name),
+                })
+                .collect(),
+        }
+    }
+}
+
+/// The daemons that run, agent last.
+#[derive(Debug, Default)]
+pub struct Running {
+    daemons: Vec<Daemon>,
+}
+
+impl Running {
+    /// Takes a daemon in.
+    pub fn add(&mut self, daemon: Daemon) {
+        self.daemons.push(daemon);
+    }
+
+    /// How many servers were started.
+    pub fn servers(&self) -> usize {
+        self.daemons
+            .iter()
+            .filter(|daemon| daemon.name() != "agent")
+            .count()
+    }
+
+    fn pid(&self, name: &str) -> Option<u32> {
+        self.daemons
+            .iter()
+            .find(|daemon| daemon.name() == name)?
+            .pid()
+    }
+
+    /// Fails when one of them ended already.
+    pub fn check(&mut self, layout: &Layout, disk: &dyn Disk) -> Result<(), Failure> {
+        for daemon in &mut self.daemons {
+            if let Some(status) = daemon.ended() {
+                let name = daemon.name().to_owned();
+                let log = disk.read(&layout.log(&name)).unwrap_or_default();
+                let log = String::from_utf8_lossy(&log);
+                let last: Vec<&str> = log.lines().rev().take(6).collect();
+                let last: Vec<&str> = last.into_iter().rev().collect();
+                return Err(Failure::new(
+                    "MM-3121",
+                    Exit::Failure,
+                    format!("{name} ended: {status}"),
+                )
+                .why(last.join("\n        "))
+                .next(format!("the whole log is {}", layout.log(&name).display())));
+            }
+        }
+        Ok(())
+    }
+
+    /// Stays until too little is left: says when a server ends, and ends with the agent or with the
+    /// last server.
+    async fn watch(&mut self) -> Result<u8, Failure> {
+        let mut told = std::collections::BTreeSet::new();
+        loop {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let mut servers = 0_usize;
+            for daemon in &mut self.daemons {
+                let name = daemon.name().to_owned();
+                let Some(status) = daemon.ended() else {
+                    servers = servers.saturating_add(usize::from(name != "agent"));
+                    continue;
+                };
+                if name == "agent" {
+                    return Err(Failure::new(
+                        "MM-3122",
+                        Exit::Failure,
+                        format!("the agent ended: {status}"),
+                    ));
+                }
+                if told.insert(name.clone()) {
+                    note(&format!("{name} ended: {status}"))?;
+                }
+            }
+            if servers == 0 {
+                return Err(Failure::new("MM-3123", Exit::Failure, "no server is left"));
+            }
+        }
+    }
+
+    fn tell_logs(&mut self, layout: &Layout) -> Result<(), Failure> {
+        let names: Vec<String> = self
+            .daemons
+            .iter()
+            .map(|d| layout.log(d.name()).display().to_string())
+            .collect();
+        if names.is_empty() {
+            Ok(())
+        } else {
+            note(&format!("logs: {}", names.join(" ")))
+        }
+    }
+
+    /// Ends all of them, the agent first.
+    async fn stop(self) {
+        for daemon in self.daemons.into_iter().rev() {
+            daemon.stop().await;
+        }
+    }
+}
+
+/// Where the cluster lives, and whether it goes away with it.
+fn directory(args: &DevArgs, host: &Host) -> Result<(PathBuf, bool), Failure> {
+    if let Some(dir) = &args.dir {
+        let absolute = std::path::absolute(dir).map_err(|e| unusable(dir, &e))?;
+        return Ok((absolute, false));
+    }
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the command line reads its environment here"
+    )]
+    let base = std::env::var_os("XDG_RUNTIME_DIR")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute() && path.is_dir())
+        .unwrap_or_else(std::env::temp_dir);
+    let tag = hex::encode(draw_bytes::<4>(&*host.entropy));
+    Ok((base.join("mintmark").join(format!("dev-{tag}")), true))
+}
+
+/// The plan of an earlier start, or a new one.
+async fn plan(args: &DevArgs, layout: &Layout, host: &Host) -> Result<Plan, Failure> {
+    if let Some(plan) = layout.read_plan(&*host.disk)? {
+        let asked = args.trust_domain.as_ref().map(TrustDomain::as_str);
+        if let Some(asked) = asked.filter(|asked| *asked != plan.trust_domain) {
+            return Err(Failure::new(
+                "MM-3105",
+                Exit::Conflict,
+                "the directory holds another trust domain",
+            )
+            .why(format!("{} is not {asked}", plan.trust_domain))
+            .next("leave --trust-domain away, or choose another directory"));
+        }
+        return Ok(plan);
+    }
+    let trust_domain = match &args.trust_domain {
+        Some(name) => name.as_str().to_owned(),
+        None => format!(
+            "dev.localhost-{}",
+            hex::encode(draw_bytes::<3>(&*host.entropy))
+        ),
+    };
+    let count = usize::from(args.servers);
+    let mut ports = ports::free(host, count.saturating_mul(3))
+        .await?
+        .into_iter();
+    let mut next = || ports.next().unwrap_or_default();
+    let servers = (1..=count)
+        .map(|n| PlannedServer {
+            name: format!("server-{n}"),
+            api: next(),
+            peer: next(),
+            http: next(),
+        })
+        .collect();
+    let plan = Plan {
+        version: 1,
+        trust_domain,
+        servers,
+    };
+    layout.write_plan(&*host.disk, &plan)?;
+    Ok(plan)
+}
+
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut int), Ok(mut term)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = int.recv() => {}
+        _ = term.recv() => {}
+    }
+}
+
+fn unusable(path: &Path, cause: &std::io::Error) -> Failure {
+    Failure::new(
+        "MM-3100",
+        Exit::Failure,
+        format!("cannot use {}", path.display()),
+    )
+    .because(cause)
+}
+
+fn remove(root: &Path) {
+    // Through nothing but the standard library: the directory is ours, and we made it.
+    let _ = std::fs::remove_dir_all(root);
+}

@@ -1,0 +1,38 @@
+//! `mintmark version`: what this binary is.
+
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::failure::Failure;
+
+#[derive(Serialize)]
+struct Version {
+    version: &'static str,
+    profile: &'static str,
+    target: String,
+    agent_protocol: &'static str,
+    peer_protocol: &'static str,
+}
+
+/// Prints the version.
+pub fn run(context: &Context) -> Result<(), Failure> {
+    let version = Version {
+        version: env!("CARGO_PKG_VERSION"),
+        profile: if cfg!(debug_assertions) {
+            "debug"
+        } else {
+            "release"
+        },
+        target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
+        agent_protocol: "mintmark.agent.v1",
+        peer_protocol: "mintmark.raft.v1",
+    };
+    let fields = [
+        ("version", version.version.to_owned()),
+        ("profile", version.profile.to_owned()),
+        ("target", version.target.clone()),
+        ("agent protocol", version.agent_protocol.to_owned()),
+        ("peer protocol", version.peer_protocol.to_owned()),
+    ];
+    context.output.one(&version, &fields)
+}

@@ -1,0 +1,279 @@
+//! `x509 fetch`: the SVIDs of this process, verified before they are shown or written.
+
+use std::path::Path;
+use std::time::Duration;
+
+use mintmark_identity::key_manager::{KeyAlgorithm, SigningKey};
+use mintmark_identity::svid::x509::verify::{Usage, verify_x509_svid};
+use mintmark_workload_api::client::x509::{X509Identity, X509Update};
+use mintmark_workload_api::error::ClientError;
+use rustls_pki_types::CertificateDer;
+use serde::Serialize;
+
+use super::verify::{VerifiedDocument, bundle_set, refused};
+use super::{client_failure, workload_client};
+use crate::context::Context;
+use crate::failure::{Exit, Failure};
+use crate::output::note;
+use crate::pem;
+
+/// First and longest pause between two attempts to open the stream again.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// A fetched SVID, as it is printed.
+#[derive(Debug, Serialize)]
+struct FetchedDocument {
+    #[serde(flatten)]
+    verified: VerifiedDocument,
+    not_before_unix: i64,
+    not_after_unix: i64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    federated_with: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    files: Vec<String>,
+}
+
+/// Runs `x509 fetch`.
+pub async fn run(write: Option<&Path>, watch: bool, context: &Context) -> Result<(), Failure> {
+    let mut client = workload_client(context).await?;
+    if !watch {
+        let update = client
+            .fetch_x509()
+            .await
+            .map_err(|e| client_failure("fetch X.509-SVIDs", &e))?;
+        let documents = documents(&update, write, context)?;
+        return print(&documents, context);
+    }
+    let mut pause = RETRY_MIN;
+    loop {
+        match follow(write, context).await {
+            Err(Stop::Failure(failure)) => return Err(failure),
+            Err(Stop::Stream { seen, error }) => {
+                if !error.is_retryable() {
+                    return Err(client_failure("fetch X.509-SVIDs", &error));
+                }
+                note(&format!("{error}; trying again"))?;
+                pause = if seen {
+                    RETRY_MIN
+                } else {
+                    pause.saturating_mul(2).min(RETRY_MAX)
+                };
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+}
+
+/// Why a watch ended.
+enum Stop {
+    /// For good.
+    Failure(Failure),
+    /// The stream broke; `seen` when it had delivered something.
+    Stream { seen: bool, error: ClientError },
+}
+
+async fn follow(write: Option<&Path>, context: &Context) -> Result<std::convert::Infallible, Stop> {
+    let broken = |seen| move |error| Stop::Stream { seen, error };
+    let endpoint = context
+        .connect
+        .workload(&context.host)
+        .map_err(Stop::Failure)?;
+    let endpoint =
+        endpoint
+            .parse()
+            .map_err(|e: mintmark_workload_api::endpoint::EndpointError| {
+                Stop::Failure(
+                    Failure::new("MM-3401", Exit::Usage, "wrong Workload API address").because(&e),
+                )
+            })?;
+    let mut client = mintmark_workload_api::client::Client::connect(&endpoint)
+        .await
+        .map_err(broken(false))?;
+    let mut stream = client.watch_x509().await.map_err(broken(false))?;
+    let mut seen = false;
+    loop {
+        let update = match stream.next().await {
+            Ok(update) => update,
+            Err(error @ ClientError::Malformed { .. }) => {
+                note(&error.to_string()).map_err(Stop::Failure)?;
+                continue;
+            }
+            Err(error) => return Err(Stop::Stream { seen, error }),
+        };
+        seen = true;
+        for document in documents(&update, write, context).map_err(Stop::Failure)? {
+            let line = document.line();
+            context
+                .output
+                .stream(&document, &line)
+                .map_err(Stop::Failure)?;
+        }
+    }
+}
+
+/// Verifies every identity of an update, and writes it when asked to.
+fn documents(
+    update: &X509Update,
+    write: Option<&Path>,
+    context: &Context,
+) -> Result<Vec<FetchedDocument>, Failure> {
+    let mut documents = Vec::with_capacity(update.identities.len());
+    for (index, identity) in update.identities.iter().enumerate() {
+        let mut document = verified(identity, context)?;
+        document.federated_with = update.federated.keys().map(ToString::to_string).collect();
+        if let Some(directory) = write {
+            document.files = write_files(directory, index, identity, context)?;
+        }
+        documents.push(document);
+    }
+    if let Some(directory) = write {
+        for (index, (_, authorities)) in update.federated.iter().enumerate() {
+            let text: String = authorities
+                .iter()
+                .map(|der| pem::encode("CERTIFICATE", der))
+                .collect();
+            write_file(
+                &directory.join(format!("federated_bundle.{index}.pem")),
+                &text,
+                0o644,
+                context,
+            )?;
+        }
+    }
+    Ok(documents)
+}
+
+/// The checks of a relying party, and that the agent's words, the certificate and the key agree.
+fn verified(identity: &X509Identity, context: &Context) -> Result<FetchedDocument, Failure> {
+    let chain: Vec<CertificateDer<'_>> = identity
+        .chain
+        .iter()
+        .map(|der| CertificateDer::from(der.as_slice()))
+        .collect();
+    let anchors: Vec<CertificateDer<'_>> = identity
+        .bundle
+        .iter()
+        .map(|der| CertificateDer::from(der.as_slice()))
+        .collect();
+    let bundles = bundle_set(identity.spiffe_id.trust_domain(), &anchors)?;
+    let svid = verify_x509_svid(&chain, &bundles, context.now(), Usage::Either)
+        .map_err(|e| refused(&e))?;
+    let disagree = |what: &str| {
+        Failure::new(
+            "MM-3424",
+            Exit::Unhealthy,
+            "the agent's answer contradicts itself",
+        )
+        .why(what)
+    };
+    if svid.spiffe_id != identity.spiffe_id {
+        return Err(disagree(
+            "the certificate names another SPIFFE ID than the agent",
+        ));
+    }
+    let key = SigningKey::from_pkcs8(KeyAlgorithm::EcP256, identity.private_key.expose())
+        .map_err(|e| disagree("the private key cannot be used").because(&e))?;
+    if key.spki_der() != svid.public_key_spki {
+        return Err(disagree("the private key is not the certificate's"));
+    }
+    Ok(FetchedDocument {
+        not_before_unix: svid.validity.not_before.unix_secs(),
+        not_after_unix: svid.validity.not_after.unix_secs(),
+        verified: VerifiedDocument::new(&svid, &identity.hint),
+        federated_with: Vec::new(),
+        files: Vec::new(),
+    })
+}
+
+fn print(documents: &[FetchedDocument], context: &Context) -> Result<(), Failure> {
+    use crate::output::Format;
+    if matches!(context.output.format(), Format::Json | Format::Yaml) {
+        return context.output.structured(&documents);
+    }
+    for (index, document) in documents.iter().enumerate() {
+        if index > 0 {
+            context.output.raw("")?;
+        }
+        let mut fields = document.verified.fields();
+        if !document.federated_with.is_empty() {
+            fields.push(("federated", document.federated_with.join("\n")));
+        }
+        if !document.files.is_empty() {
+            fields.push(("written", document.files.join("\n")));
+        }
+        context.output.one(document, &fields)?;
+    }
+    Ok(())
+}
+
+impl FetchedDocument {
+    fn line(&self) -> String {
+        format!(
+            "{}  serial {}  until {}  verified",
+            self.verified.spiffe_id, self.verified.serial, self.verified.not_after
+        )
+    }
+}
+
+/// `svid.N.pem`, `svid.N.key`, `bundle.N.pem`, named as SPIRE names them. Each file is replaced as a
+/// whole; the key is written before the certificate that needs it.
+fn write_files(
+    directory: &Path,
+    index: usize,
+    identity: &X509Identity,
+    context: &Context,
+) -> Result<Vec<String>, Failure> {
+    let disk = &*context.host.disk;
+    if !disk.exists(directory).unwrap_or(false) {
+        disk.create_dir_all(directory, 0o700)
+            .map_err(|e| unwritable(directory, &e))?;
+    }
+    let certificates = |ders: &[Vec<u8>]| -> String {
+        ders.iter()
+            .map(|der| pem::encode("CERTIFICATE", der))
+            .collect()
+    };
+    let files = [
+        (
+            format!("svid.{index}.key"),
+            pem::encode("PRIVATE KEY", identity.private_key.expose()),
+            0o600,
+        ),
+        (
+            format!("svid.{index}.pem"),
+            certificates(&identity.chain),
+            0o644,
+        ),
+        (
+            format!("bundle.{index}.pem"),
+            certificates(&identity.bundle),
+            0o644,
+        ),
+    ];
+    let mut written = Vec::new();
+    for (name, text, mode) in files {
+        let path = directory.join(name);
+        write_file(&path, &text, mode, context)?;
+        written.push(path.display().to_string());
+    }
+    Ok(written)
+}
+
+/// Writes one file as a whole.
+pub fn write_file(path: &Path, text: &str, mode: u32, context: &Context) -> Result<(), Failure> {
+    context
+        .host
+        .disk
+        .write_atomic(path, text.as_bytes(), mode)
+        .map_err(|e| unwritable(path, &e))
+}
+
+fn unwritable(path: &Path, cause: &std::io::Error) -> Failure {
+    Failure::new(
+        "MM-3416",
+        Exit::Failure,
+        format!("cannot write {}", path.display()),
+    )
+    .because(cause)
+}
