@@ -30,6 +30,13 @@ pub struct Endpoints {
     pub agent_pid: i32,
 }
 
+impl Endpoints {
+    /// SPIFFE ID that stands for the node: parent of entries.
+    pub fn node_alias(&self) -> String {
+        format!("spiffe://{}/node/dev", self.trust_domain)
+    }
+}
+
 /// One server of the cluster.
 #[derive(Debug, Clone, Deserialize)]
 pub struct ServerEndpoint {
