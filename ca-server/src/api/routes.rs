@@ -6,13 +6,17 @@
 //! Not here: listeners and TLS (`app::listeners`).
 
 use mintmark_proto::descriptors;
-use mintmark_proto::mintmark::agent::v1::agent_server::AgentServer as MintmarkAgentServer;
-use mintmark_proto::mintmark::audit::v1::audit_server::AuditServer;
-use mintmark_proto::mintmark::cluster::v1::cluster_server::ClusterServer;
-use mintmark_proto::spire::agent::agent_server::AgentServer;
-use mintmark_proto::spire::bundle::bundle_server::BundleServer;
-use mintmark_proto::spire::entry::entry_server::EntryServer;
-use mintmark_proto::spire::svid::svid_server::SvidServer;
+use mintmark_proto::mintmark::agent::v1::agent_server::{
+    AgentServer as MintmarkAgentServer, SERVICE_NAME as MINTMARK_AGENT,
+};
+use mintmark_proto::mintmark::audit::v1::audit_server::{AuditServer, SERVICE_NAME as AUDIT};
+use mintmark_proto::mintmark::cluster::v1::cluster_server::{
+    ClusterServer, SERVICE_NAME as CLUSTER,
+};
+use mintmark_proto::spire::agent::agent_server::{AgentServer, SERVICE_NAME as AGENT};
+use mintmark_proto::spire::bundle::bundle_server::{BundleServer, SERVICE_NAME as BUNDLE};
+use mintmark_proto::spire::entry::entry_server::{EntryServer, SERVICE_NAME as ENTRY};
+use mintmark_proto::spire::svid::svid_server::{SERVICE_NAME as SVID, SvidServer};
 use thiserror::Error;
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
@@ -30,6 +34,18 @@ use super::svid::SvidService;
 pub const REQUEST_MAX: usize = 4 * 1024 * 1024;
 /// The largest answer. SPIRE's agents take 4 MiB by default, ours more; a large list comes in pages.
 pub const RESPONSE_MAX: usize = 16 * 1024 * 1024;
+
+/// Names that health is told for; the empty one stands for the whole server.
+pub const SERVICE_NAMES: [&str; 8] = [
+    "",
+    AGENT,
+    ENTRY,
+    BUNDLE,
+    SVID,
+    MINTMARK_AGENT,
+    CLUSTER,
+    AUDIT,
+];
 
 /// Reflection could not be set up: a descriptor set is damaged.
 #[derive(Debug, Error)]

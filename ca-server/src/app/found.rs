@@ -50,10 +50,23 @@ pub struct Founder {
     pub api_address: String,
 }
 
+impl Founder {
+    fn record(&self, config: &Config, peer_key: &PeerKey) -> Server {
+        Server {
+            node_id: FOUNDER,
+            name: config.name.clone(),
+            incarnation: self.incarnation.to_vec(),
+            peer_address: self.peer_address.clone(),
+            api_address: self.api_address.clone(),
+            peer_spki_sha256: peer_key.verified().spki_sha256().to_vec(),
+            issuing: true,
+            ..Server::default()
+        }
+    }
+}
+
 /// A cluster that is about to be made.
 pub struct Foundation {
-    /// Its name.
-    pub cluster_id: [u8; 16],
     /// Certificate of its trust-domain key.
     pub key_certificate: Vec<u8>,
     /// The founder's peer certificate.
@@ -123,16 +136,9 @@ impl Foundation {
             }),
             log_key: Some(log_key),
             first_server: Some(Server {
-                node_id: FOUNDER,
-                name: config.name.clone(),
-                incarnation: founder.incarnation.to_vec(),
-                peer_address: founder.peer_address.clone(),
-                api_address: founder.api_address.clone(),
-                peer_spki_sha256: peer_key.verified().spki_sha256().to_vec(),
                 peer_certificate: peer_certificate.clone(),
                 vault_public_key: vault_key.as_bytes().to_vec(),
-                issuing: true,
-                admitted_at_ms: 0,
+                ..founder.record(config, peer_key)
             }),
             vault_records: vec![seal(VAULT_RECORD, &key_bytes)?, log_record],
             wrapped_data_keys: vec![WrappedDataKey {
@@ -143,7 +149,6 @@ impl Foundation {
             epoch: EPOCH,
         };
         Ok(Self {
-            cluster_id,
             key_certificate,
             peer_certificate,
             body,
@@ -172,13 +177,13 @@ impl Foundation {
     }
 }
 
-/// Seals bytes as the vault record of a name.
-type Seal<'a> = &'a dyn Fn(&str, &[u8]) -> Result<VaultRecord, StartError>;
+/// Seals a vault record of this name.
+type Seal<'a> = dyn Fn(&str, &[u8]) -> Result<VaultRecord, StartError> + 'a;
 
 fn log_key(
     host: &Host,
     trust_domain: &TrustDomain,
-    seal: Seal<'_>,
+    seal: &Seal<'_>,
 ) -> Result<(LogKey, VaultRecord), StartError> {
     let entropy = host.entropy.as_ref();
     // Two logs of one trust domain never share an origin, whoever made them.

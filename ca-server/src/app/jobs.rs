@@ -4,7 +4,6 @@
 //!
 //! Not here: rotation (`authority::rotation`), membership (`cluster::reconcile`).
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -266,10 +265,4 @@ fn expiry(authority: &Authority) -> Option<(&'static str, &'static str, i64)> {
     };
     let end = Timestamp::from_unix_millis(authority.not_after_ms).unix_secs();
     Some((kind_name(authority.kind()), state, end))
-}
-
-/// Files that the audit log is copied to.
-#[must_use]
-pub fn sink_paths(config: &Config) -> Vec<PathBuf> {
-    config.sinks.iter().map(|sink| sink.path.clone()).collect()
 }

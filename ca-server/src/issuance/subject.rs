@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use mintmark_identity::clock::Timestamp;
-use mintmark_identity::entry::EntryId;
+use mintmark_identity::entry::{EntryId, RegistrationEntry};
 use mintmark_identity::spiffe_id::SpiffeId;
 use mintmark_identity::svid::x509::Serial;
 use mintmark_identity::validity::{TtlPolicy, Validity};
@@ -114,20 +114,8 @@ impl Subject {
                     Form::X509 => entry.x509_svid_ttl,
                     Form::Jwt => entry.jwt_svid_ttl,
                 };
-                let subject = intent::EntrySubject {
-                    id: id.to_string(),
-                    revision: entry.revision,
-                };
-                let mut resolved = Resolved::new(
-                    entry.spiffe_id.clone(),
-                    Validity::issued_at(now, ttl_for(wish)),
-                    intent::Subject::Entry(subject),
-                );
-                resolved.dns_names.clone_from(&entry.dns_names);
-                resolved.requesting_agent = agent.to_string();
-                resolved.include_jti = entry.jwt_svid_include_jti;
-                resolved.hint.clone_from(&entry.hint);
-                Ok(resolved)
+                let validity = Validity::issued_at(now, ttl_for(wish));
+                Ok(Resolved::of_entry(entry, agent, validity, now))
             }
             Self::Agent { id, presented } => {
                 let presented_serial = presented.map(|s| s.as_bytes().to_vec());
@@ -168,6 +156,30 @@ impl Subject {
 }
 
 impl Resolved {
+    /// What stands in an entry; an SVID does not outlive it.
+    fn of_entry(
+        entry: &RegistrationEntry,
+        agent: &SpiffeId,
+        validity: Validity,
+        now: Timestamp,
+    ) -> Self {
+        // An entry that has ended is refused by `apply()`, which leaves a leaf.
+        let end = entry.expires_at.filter(|end| now < *end);
+        let validity = end.map_or(validity, |end| validity.ending_by(end.floor_to_second()));
+        let subject = intent::EntrySubject {
+            id: entry.id.to_string(),
+            revision: entry.revision,
+        };
+        let subject = intent::Subject::Entry(subject);
+        Self {
+            dns_names: entry.dns_names.clone(),
+            requesting_agent: agent.to_string(),
+            include_jti: entry.jwt_svid_include_jti,
+            hint: entry.hint.clone(),
+            ..Self::new(entry.spiffe_id.clone(), validity, subject)
+        }
+    }
+
     fn new(spiffe_id: SpiffeId, validity: Validity, subject: intent::Subject) -> Self {
         Self {
             spiffe_id,

@@ -276,7 +276,6 @@ pub async fn attest(channel: Channel, token: &str, key: &Key) -> Result<Arc<X509
 /// An attested agent.
 pub struct Agent {
     pub svid: Arc<X509Svid>,
-    pub key: Key,
     pub channel: Channel,
 }
 
@@ -286,7 +285,7 @@ impl Agent {
         let key = Key::new();
         let svid = attest(anonymous(server).await, &token, &key).await.unwrap();
         let channel = identified(server, &svid).await;
-        Self { svid, key, channel }
+        Self { svid, channel }
     }
 
     pub fn id(&self) -> &SpiffeId {

@@ -4,7 +4,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    dead_code,
+    clippy::too_many_lines,
     reason = "tests"
 )]
 

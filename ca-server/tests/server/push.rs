@@ -106,7 +106,7 @@ async fn a_new_stream_brings_everything_and_then_each_change_as_it_commits() {
     assert_eq!(ids(&update), [second.id.as_str()]);
     delete(&server, &first.id).await;
     let update = stream.next().await.unwrap();
-    assert_eq!(update.removed_entry_ids, [first.id.clone()]);
+    assert_eq!(update.removed_entry_ids, std::slice::from_ref(&first.id));
     assert!(update.position.unwrap().index > begin.position.unwrap().index);
     stop(server).await;
 }
@@ -138,7 +138,7 @@ async fn a_broken_stream_resumes_where_it_was() {
     );
     assert_eq!(
         update.removed_entry_ids,
-        [gone.id.clone()],
+        std::slice::from_ref(&gone.id),
         "and nothing of another agent's"
     );
     assert!(update.bundles.is_empty() && update.defaults.is_none());

@@ -200,8 +200,7 @@ async fn after_every_authority_has_expired_the_servers_start_anew_and_agents_com
     let log = leaves(&server).await;
     let cold = log
         .iter()
-        .filter(|leaf| leaf.action == "authority.activate")
-        .next_back()
+        .rfind(|leaf| leaf.action == "authority.activate")
         .unwrap();
     assert!(cold.reason.contains("cold"), "{cold:?}");
 
