@@ -67,10 +67,18 @@ impl Envoy {
         let address = std::fs::read_to_string(self.directory.path().join("admin")).ok()?;
         let mut stream = TcpStream::connect(address.trim()).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: admin\r\n\r\n").ok()?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n"
+        )
+        .ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
-        text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        if head.contains("transfer-encoding: chunked") {
+            return unchunked(body);
+        }
+        Some(body.to_owned())
     }
 
     fn stat(&mut self, name: &str) -> u64 {
@@ -93,6 +101,20 @@ impl Envoy {
             address["address"].as_str()?,
             address["port_value"].as_u64()?
         ))
+    }
+}
+
+/// Joins the chunks of an HTTP/1.1 body; `None` if it is not whole.
+fn unchunked(mut rest: &str) -> Option<String> {
+    let mut body = String::new();
+    loop {
+        let (size, after) = rest.split_once("\r\n")?;
+        let size = usize::from_str_radix(size, 16).ok()?;
+        if size == 0 {
+            return Some(body);
+        }
+        body.push_str(after.get(..size)?);
+        rest = after.get(size..)?.strip_prefix("\r\n")?;
     }
 }
 

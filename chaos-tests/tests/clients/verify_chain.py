@@ -101,7 +101,9 @@ verifier = (
     .store(verification.Store(bundle))
     .time(now)
     .extension_policies(
-        ca_policy=verification.ExtensionPolicy.permit_all(),
+        ca_policy=verification.ExtensionPolicy.permit_all().require_present(
+            x509.BasicConstraints, verification.Criticality.CRITICAL, None
+        ),
         ee_policy=verification.ExtensionPolicy.permit_all(),
     )
     .build_client_verifier()

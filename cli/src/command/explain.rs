@@ -28,7 +28,7 @@ Examples:
 )]
 pub struct ExplainArgs {
     /// A process on this node.
-    #[arg(long, group = "target")]
+    #[arg(long, group = "target", value_parser = clap::value_parser!(i32).range(1..))]
     pid: Option<i32>,
     /// Any process of this user on this node.
     #[arg(long, group = "target")]
