@@ -197,7 +197,7 @@ fn call(address: &str, files: &Path) -> Option<(String, String)> {
         c.load_verify_locations(sys.argv[2])\n\
         if sys.argv[3]: c.load_cert_chain(sys.argv[3],sys.argv[4])\n\
         s=c.wrap_socket(socket.create_connection((host,int(port)),5))\n\
-        s.sendall(b'GET / HTTP/1.0\\r\\nHost: x\\r\\n\\r\\n')\n\
+        s.sendall(b'GET / HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n')\n\
         data=b''\n\
         while True:\n\
         \x20 part=s.recv(4096)\n\

@@ -408,7 +408,7 @@ fn explain_names_what_nearly_matches_and_what_is_missing() {
     );
     let by_id = dev.json(&["explain", "--spiffe-id", &near]);
     assert_eq!(by_id["registered"][0]["spiffe_id"], near.as_str());
-    refused(&dev, &["explain", "--pid", "0"], 2, "MM-");
+    refused(&dev, &["explain", "--pid", "0"], 2, "not in 1..");
 }
 
 fn endpoints_uid(dev: &Dev) -> String {
