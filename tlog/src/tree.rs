@@ -12,7 +12,7 @@ use thiserror::Error;
 /// A SHA-256 digest.
 pub type Hash = [u8; HASH_LENGTH];
 
-/// Length of a [`Hash`] in bytes.
+/// Length of a [`type@Hash`] in bytes.
 pub const HASH_LENGTH: usize = 32;
 
 /// Format version that [`Frontier::encode`] writes.

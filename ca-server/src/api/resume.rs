@@ -1,7 +1,7 @@
 //! How an agent comes back whose SVID expired: by its last accepted key.
 //!
 //! Always: a nonce serves once, for one agent, on the TLS session it was asked on, within
-//! [`NONCE_LIFE`]; the proof signs nonce, session and CSR together, so nothing of it can be moved
+//! `NONCE_LIFE`; the proof signs nonce, session and CSR together, so nothing of it can be moved
 //! elsewhere. Whether the key is the last accepted one is decided in `apply()`.
 //!
 //! Not here: first attestation (`attest`).

@@ -1,6 +1,6 @@
 //! Rotation: authorities are prepared, proven, published, activated and retired without anybody asking.
 //!
-//! Always: the decision is a function of state and time ([`plan`]), looked at again and again, so that
+//! Always: the decision is a function of state and time ([`mod@plan`]), looked at again and again, so that
 //! whatever was interrupted goes on where it stopped, on whichever server. The leader acts first; a
 //! server that sees a step overdue acts too, because a leader may be sealed; the state refuses what was
 //! done already. A cold start needs no human.

@@ -14,7 +14,7 @@ pub struct Leaf {
     /// command time
     #[prost(int64, tag = "4")]
     pub time_ms: i64,
-    /// "local", "server/<node>", "nobody" or a SPIFFE ID
+    /// "local", "server/NODE", "nobody" or a SPIFFE ID
     #[prost(string, tag = "5")]
     pub actor: ::prost::alloc::string::String,
     /// e.g. "x509.issue", "entry.create", "agent.ban"
