@@ -212,7 +212,7 @@ async fn a_server_with_another_pin_does_not_send_its_token() {
     made.pin = vec![7; 32];
     let mut second_home = joining(&first, &made, "second");
     let error = second_home.try_start().await.unwrap_err();
-    let text = ca_server::app::error::chain(&error);
+    let text = mintmark_runtime::cause::chain(&error);
     assert!(text.contains("not the pinned one"), "{text}");
     // The token is still good: nobody saw it.
     second_home.raw.join.as_mut().unwrap().pin = hex::encode(right);

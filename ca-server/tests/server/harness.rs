@@ -62,6 +62,18 @@ impl Clock for TestClock {
     }
 }
 
+/// A clock that is ahead of another. A server's own SVID lives an hour and falls due before half of
+/// it is over, so one that holds for less than this is being renewed, and one that holds longer outlasts
+/// every test.
+#[derive(Debug)]
+struct Ahead(Arc<dyn Clock>);
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        self.0.now().saturating_add(Duration::from_secs(20 * 60))
+    }
+}
+
 /// A directory for one server, which outlives its restarts.
 pub struct Home {
     pub directory: TempDir,
@@ -104,11 +116,14 @@ impl Home {
         server
     }
 
-    /// Sets the clock forward, and waits until the server shows a certificate that is valid then.
+    /// Sets the clock forward, and waits until the server shows a certificate that is valid then
+    /// and for some time to come. Valid at this moment is not enough: a jump by about the life of
+    /// a certificate leaves it a fraction of a second, and the next connection finds it expired.
     pub async fn advance(&self, server: &RunningServer, by: Duration) {
         self.clock.advance(by);
+        let clock = Arc::new(Ahead(Arc::clone(&server.services().host.clock)));
         eventually("the server's own certificate is fresh", || async {
-            let mut client = BundleClient::new(anonymous(server).await);
+            let mut client = BundleClient::new(anonymous_at(server, clock.clone()).await);
             client.get_bundle(GetBundleRequest::default()).await.is_ok()
         })
         .await;
@@ -175,7 +190,10 @@ fn trust(bundles: BundleSet) -> SvidTrust {
 
 /// A channel without an identity; the server is verified.
 pub async fn anonymous(server: &RunningServer) -> Channel {
-    let clock = server.services().host.clock.clone();
+    anonymous_at(server, server.services().host.clock.clone()).await
+}
+
+async fn anonymous_at(server: &RunningServer, clock: Arc<dyn Clock>) -> Channel {
     let tls = tls_client_config(clock, trust(set(bundle(server).await))).unwrap();
     tcp(server.api_address(), tls)
 }

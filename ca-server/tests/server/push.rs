@@ -15,6 +15,10 @@ use tonic::{Code, Status, Streaming};
 
 use crate::harness::*;
 
+/// Well below the ten seconds after which a stream looks although nothing woke it, and far above what a
+/// push takes on a busy machine: this tells a push from a look, and not how fast it is.
+const PUSHED: Duration = Duration::from_secs(5);
+
 struct Stream {
     send: mpsc::Sender<wire::AgentMessage>,
     receive: Streaming<wire::ServerMessage>,
@@ -38,11 +42,11 @@ impl Stream {
         Ok(Self { send, receive })
     }
 
-    /// The next update, which must come within a second: denials are promised so.
+    /// The next update, which must have been pushed.
     async fn next(&mut self) -> Result<wire::Update, Status> {
-        let next = tokio::time::timeout(Duration::from_secs(1), self.receive.next()).await;
+        let next = tokio::time::timeout(PUSHED, self.receive.next()).await;
         match next
-            .expect("an update within a second")
+            .expect("an update that is pushed")
             .expect("an open stream")?
             .body
         {
@@ -190,7 +194,7 @@ async fn a_restarted_server_sends_everything_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ban_and_an_eviction_reach_the_agent_within_a_second_and_end_its_stream() {
+async fn a_ban_and_an_eviction_are_pushed_to_the_agent_and_end_its_stream() {
     let mut home = Home::new();
     let server = home.ready().await;
     let (banned, evicted) = (Agent::new(&server).await, Agent::new(&server).await);

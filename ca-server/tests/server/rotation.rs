@@ -204,17 +204,8 @@ async fn after_every_authority_has_expired_the_servers_start_anew_and_agents_com
         .unwrap();
     assert!(cold.reason.contains("cold"), "{cold:?}");
 
-    let (mut client, exporter) = resuming(&server).await;
     let agent_id = svid.spiffe_id().to_string();
-    let nonce = wire::GetResumeNonceRequest {
-        agent_id: agent_id.clone(),
-    };
-    let nonce = client
-        .get_resume_nonce(nonce)
-        .await
-        .unwrap()
-        .into_inner()
-        .nonce;
+    let (mut client, exporter) = resuming(&server).await;
     let next = Key::new();
     let request = |key: &SigningKey, nonce: &[u8], exporter: [u8; 32]| {
         let message = ca_server::api::resume::proof_message(&exporter, nonce, &next.csr);
@@ -228,60 +219,40 @@ async fn after_every_authority_has_expired_the_servers_start_anew_and_agents_com
     };
     let own = SigningKey::from_any_pkcs8(&key_pair.serialize_der()).unwrap();
     let other = SigningKey::from_any_pkcs8(&Key::new().pkcs8).unwrap();
+    let first = nonce(&mut client, &agent_id).await;
     let used = exporter();
-    let refused = client
-        .resume(request(&other, &nonce, used))
-        .await
-        .unwrap_err();
-    assert_eq!(
-        refused.code(),
-        Code::PermissionDenied,
-        "another key: {refused:?}"
-    );
-    let refused = client
-        .resume(request(&own, &nonce, used))
-        .await
-        .unwrap_err();
-    assert!(
-        refused.message().starts_with("MM-1210"),
-        "a used nonce: {refused:?}"
-    );
-    let nonce = client
-        .get_resume_nonce(wire::GetResumeNonceRequest {
-            agent_id: agent_id.clone(),
-        })
-        .await
-        .unwrap()
-        .into_inner()
-        .nonce;
-    let refused = client
-        .resume(request(&own, &nonce, [0; 32]))
-        .await
-        .unwrap_err();
-    assert_eq!(
-        refused.code(),
-        Code::PermissionDenied,
-        "another session: {refused:?}"
-    );
-    let nonce = client
-        .get_resume_nonce(wire::GetResumeNonceRequest {
-            agent_id: agent_id.clone(),
-        })
-        .await
-        .unwrap()
-        .into_inner()
-        .nonce;
-    let resumed = client
-        .resume(request(&own, &nonce, used))
-        .await
-        .unwrap()
-        .into_inner();
-    let svid = next.svid(&resumed.svid.unwrap().chain);
+    for (what, request, says) in [
+        ("another key", request(&other, &first, used), "MM-1211"),
+        ("a used nonce", request(&own, &first, used), "MM-1210"),
+        (
+            "another session",
+            request(&own, &nonce(&mut client, &agent_id).await, [0; 32]),
+            "MM-1211",
+        ),
+    ] {
+        let refused = client.resume(request).await.unwrap_err();
+        assert!(refused.message().starts_with(says), "{what}: {refused:?}");
+    }
+    let fresh = nonce(&mut client, &agent_id).await;
+    let resumed = client.resume(request(&own, &fresh, used)).await.unwrap();
+    let svid = next.svid(&resumed.into_inner().svid.unwrap().chain);
     assert_eq!(svid.spiffe_id().as_str(), agent_id);
     let channel = identified(&server, &svid).await;
     let chain = issue(channel, &entry.id, &Key::new()).await.unwrap();
     verify(&server, &chain).await;
     stop(server).await;
+}
+
+async fn nonce(client: &mut PushClient, agent_id: &str) -> Vec<u8> {
+    let asked = wire::GetResumeNonceRequest {
+        agent_id: agent_id.to_owned(),
+    };
+    client
+        .get_resume_nonce(asked)
+        .await
+        .unwrap()
+        .into_inner()
+        .nonce
 }
 
 type PushClient = wire::agent_client::AgentClient<tonic::transport::Channel>;

@@ -52,7 +52,7 @@ impl Daemon {
     pub fn stop(mut self) {
         signal(self.child.id(), "TERM");
         let child = &mut self.child;
-        wait::until("a daemon drains", Duration::from_secs(20), || {
+        wait::until("a daemon drains", Duration::from_secs(60), || {
             child.try_wait().unwrap()
         });
     }

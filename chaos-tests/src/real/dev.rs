@@ -9,7 +9,9 @@ use serde::Deserialize;
 use super::{binary, wait};
 
 /// How long a cluster may take to come up on a busy machine. Not a promise about speed.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(90);
+/// How long it may take to end there.
+const END_LIMIT: Duration = Duration::from_secs(60);
 
 /// `DIR/endpoints.json`.
 #[derive(Debug, Clone, Deserialize)]
@@ -161,9 +163,7 @@ impl Dev {
     pub fn stop(mut self) -> std::process::ExitStatus {
         signal(self.child.id(), "INT");
         let child = &mut self.child;
-        wait::until("the cluster ends", Duration::from_secs(30), || {
-            child.try_wait().unwrap()
-        })
+        wait::until("the cluster ends", END_LIMIT, || child.try_wait().unwrap())
     }
 }
 

@@ -347,9 +347,27 @@ impl World {
         })
     }
 
+    /// The same authorities in a bundle of a higher sequence.
+    pub fn republish_bundle(&self) -> u64 {
+        self.with(|inner| inner.bundle_sequence += 1);
+        self.push(pb::Update {
+            bundles: vec![wire_bundle(&self.bundle())],
+            ..pb::Update::default()
+        })
+    }
+
     pub fn taint(&self, authority_id: &str) -> u64 {
         self.with(|inner| inner.tainted.insert(authority_id.to_owned()));
         self.push(pb::Update::default())
+    }
+
+    /// Takes down what an agent says it serves.
+    fn hear(&self, said: pb::AgentMessage) {
+        if let Some(agent_message::Body::Acknowledge(ack)) = said.body {
+            let index = ack.position.map_or(0, |at| at.index);
+            self.with(|inner| inner.acknowledged.push((index, ack.bundle_sequence)));
+            self.wake();
+        }
     }
 
     pub fn wake(&self) {
@@ -737,6 +755,14 @@ impl agent_server::Agent for Service {
     }
 }
 
+fn message(body: server_message::Body) -> Result<pb::ServerMessage, Status> {
+    Ok(pb::ServerMessage { body: Some(body) })
+}
+
+fn update(update: pb::Update) -> Result<pb::ServerMessage, Status> {
+    message(server_message::Body::Update(update))
+}
+
 /// Sends everything or what is missing, then each update as it is pushed.
 async fn serve_stream(
     world: World,
@@ -744,13 +770,9 @@ async fn serve_stream(
     outgoing: mpsc::Sender<Result<pb::ServerMessage, Status>>,
     mut incoming: Streaming<pb::AgentMessage>,
 ) -> Result<(), ()> {
-    let message = |body| Ok(pb::ServerMessage { body: Some(body) });
-    let update = |update| message(server_message::Body::Update(update));
     let mut changed = world.changed.subscribe();
-    let here = |world: &World| {
-        world.with(|inner| (inner.epoch, u64::try_from(inner.history.len()).unwrap()))
-    };
-    let (epoch, end) = here(&world);
+    let (epoch, end) =
+        world.with(|inner| (inner.epoch, u64::try_from(inner.history.len()).unwrap()));
     if from.is_some_and(|from| from > (epoch, end)) {
         let behind = Err(Status::failed_precondition(
             "this server is behind the agent",
@@ -775,18 +797,16 @@ async fn serve_stream(
             (inner.banned, inner.evicted, next)
         });
         if banned || evicted {
-            let position = Some(pb::Position {
-                epoch,
-                index: cursor + 1,
-            });
             let denied = pb::Update {
-                position,
+                position: Some(pb::Position {
+                    epoch,
+                    index: cursor + 1,
+                }),
                 banned,
                 evicted,
                 ..pb::Update::default()
             };
-            outgoing.send(update(denied)).await.map_err(|_| ())?;
-            return Ok(());
+            return outgoing.send(update(denied)).await.map_err(|_| ());
         }
         if stale != told_stale {
             told_stale = stale;
@@ -805,13 +825,7 @@ async fn serve_stream(
         tokio::select! {
             changed = changed.changed() => changed.map_err(|_| ())?,
             said = incoming.message() => match said {
-                Ok(Some(said)) => {
-                    if let Some(agent_message::Body::Acknowledge(ack)) = said.body {
-                        let index = ack.position.map_or(0, |at| at.index);
-                        world.with(|inner| inner.acknowledged.push((index, ack.bundle_sequence)));
-                        world.wake();
-                    }
-                }
+                Ok(Some(said)) => world.hear(said),
                 _ => return Ok(()),
             },
             () = outgoing.closed() => return Ok(()),

@@ -34,6 +34,13 @@ use crate::fake_server::{FakeServer, TOKEN, World, domain};
 /// Nothing here takes longer, unless it hangs.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A life for SVIDs that a test wants to see renewed by the agent's own timers. Renewal falls due at
+/// 40 to 48 % of it, in real time for lack of another; what is left of it then is more than
+/// [`PATIENCE`], so that a busy machine makes a test slow, but never sees an SVID expire.
+pub const SHORT_LIFE: Duration = Duration::from_secs(40);
+/// Shortly before the first moment at which an SVID of [`SHORT_LIFE`] falls due.
+pub const NEARLY_DUE: Duration = Duration::from_millis(15_900);
+
 /// The real time, set forward or back.
 #[derive(Debug, Default)]
 pub struct ShiftedClock(AtomicI64);

@@ -15,7 +15,10 @@ use tonic::Code;
 
 use crate::{
     fake_server::{FakeServer, TOKEN},
-    harness::{Bed, entry, entry_for, ids, my_uid, next, wait_state, wait_world, within},
+    harness::{
+        Bed, NEARLY_DUE, SHORT_LIFE, entry, entry_for, ids, my_uid, next, wait_state, wait_world,
+        within,
+    },
 };
 
 #[tokio::test]
@@ -207,23 +210,22 @@ async fn the_cache_file_holds_no_key_in_the_clear_and_lies_apart_from_its_key() 
 #[tokio::test]
 async fn the_agents_own_svid_is_renewed_and_used_for_new_connections() {
     let bed = Bed::new().await;
-    bed.world
-        .with(|inner| inner.agent_ttl = Duration::from_secs(4));
+    bed.world.with(|inner| inner.agent_ttl = SHORT_LIFE);
     bed.world.put_entry(entry("a", "/a"));
     let agent = bed.start().await;
     let id = agent.agent_id().unwrap().to_string();
-    let renewed = async {
-        while bed.world.with(|inner| inner.agents[&id].len()) < 3 {
-            tokio::time::timeout(Duration::from_millis(50), std::future::pending::<()>())
-                .await
-                .ok();
-        }
-    };
-    within(renewed).await;
+    for count in 2..=3 {
+        bed.clock.advance(NEARLY_DUE);
+        // The agent looks at the clock, and waits for the rest.
+        bed.world.republish_bundle();
+        // A stream per SVID, each resuming where the last one was.
+        wait_world(&bed.world, |inner| {
+            inner.agents[&id].len() >= count && inner.resumed_from.len() >= count
+        })
+        .await;
+    }
     let keys = bed.world.with(|inner| inner.agents[&id].clone());
     assert_ne!(keys[0], keys[1], "each SVID has a key of its own");
-    // A stream per SVID, each resuming where the last one was.
-    wait_world(&bed.world, |inner| inner.resumed_from.len() >= 3).await;
     assert!(bed.world.with(|inner| inner.resumed_from[1].is_some()));
     bed.world.put_entry(entry("b", "/b"));
     wait_state(&agent, |state| state.svids.len() == 2).await;

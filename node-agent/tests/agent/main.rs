@@ -11,7 +11,6 @@
     clippy::indexing_slicing,
     clippy::disallowed_methods,
     clippy::disallowed_types,
-    clippy::too_many_lines,
     clippy::large_futures,
     missing_docs,
     reason = "tests"
