@@ -15,7 +15,7 @@ use mintmark_proto::spire::svid as svid_wire;
 use mintmark_proto::spire::svid::svid_server::Svid as _;
 use mintmark_proto::spire::types;
 use rcgen::{CertificateParams, KeyPair};
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::*;
 use crate::api::agent::AgentService;
@@ -103,48 +103,57 @@ async fn of_two_agents_with_one_token_exactly_one_wins() {
     assert_eq!(unknown.codes().0.to_string(), "MM-1209");
 }
 
+/// An agent with one entry of its own, `web`, beside one of somebody else, `foreign`.
+async fn agent_with_an_entry(fixture: &Fixture, key: &KeyPair) -> (String, Vec<Vec<u8>>) {
+    let token = token(&fixture.services).await;
+    let chain = attest_with(&fixture.services, &token, key).await.unwrap();
+    let agent = format!("spiffe://example.org/spire/agent/join_token/{token}");
+    register(fixture, "web", &agent).await;
+    register(fixture, "foreign", "spiffe://example.org/elsewhere").await;
+    (token, chain)
+}
+
+/// Asks for SVIDs of these entries.
+async fn ask(
+    services: &Services,
+    chain: &[Vec<u8>],
+    asked: Vec<(&str, Vec<u8>)>,
+) -> Result<Vec<svid_wire::batch_new_x509svid_response::Result>, Status> {
+    let params = asked
+        .into_iter()
+        .map(|(entry_id, csr)| svid_wire::NewX509svidParams {
+            entry_id: entry_id.into(),
+            csr,
+        })
+        .collect();
+    let request = holder(svid_wire::BatchNewX509svidRequest { params }, chain);
+    let service = SvidService(services.clone());
+    let response = service.batch_new_x509svid(request).await?;
+    Ok(response.into_inner().results)
+}
+
 #[tokio::test(start_paused = true)]
-async fn an_agent_gets_what_it_may_serve_until_it_is_banned() {
+async fn an_agent_gets_what_it_may_serve_and_nothing_else() {
     let fixture = Fixture::issuing(false).await;
     let services = fixture.services.clone();
-    let key = KeyPair::generate().unwrap();
-    let token = token(&services).await;
-    let chain = attest_with(&services, &token, &key).await.unwrap();
-    let agent = format!("spiffe://example.org/spire/agent/join_token/{token}");
-    register(&fixture, "web", &agent).await;
-    register(&fixture, "foreign", "spiffe://example.org/elsewhere").await;
-
-    let entries = EntryService(services.clone());
+    let (_, chain) = agent_with_an_entry(&fixture, &KeyPair::generate().unwrap()).await;
     let request = holder(entry_wire::GetAuthorizedEntriesRequest::default(), &chain);
-    let authorized = entries
+    let authorized = EntryService(services.clone())
         .get_authorized_entries(request)
         .await
         .unwrap()
         .into_inner()
         .entries;
-    assert_eq!(
-        authorized
-            .iter()
-            .map(|entry| entry.id.as_str())
-            .collect::<Vec<_>>(),
-        ["web"]
-    );
+    let ids: Vec<_> = authorized.iter().map(|entry| entry.id.as_str()).collect();
+    assert_eq!(ids, ["web"]);
 
-    let svids = SvidService(services.clone());
     let workload = KeyPair::generate().unwrap();
-    let param = |entry_id: &str, csr| svid_wire::NewX509svidParams {
-        entry_id: entry_id.into(),
-        csr,
-    };
-    let ask = |chain: &[Vec<u8>]| {
-        let params = vec![
-            param("web", csr(&workload)),
-            param("foreign", csr(&workload)),
-            param("web", vec![1]),
-        ];
-        svids.batch_new_x509svid(holder(svid_wire::BatchNewX509svidRequest { params }, chain))
-    };
-    let results = ask(&chain).await.unwrap().into_inner().results;
+    let asked = vec![
+        ("web", csr(&workload)),
+        ("foreign", csr(&workload)),
+        ("web", vec![1]),
+    ];
+    let results = ask(&services, &chain, asked).await.unwrap();
     let codes: Vec<i32> = results
         .iter()
         .map(|result| result.status.as_ref().unwrap().code)
@@ -160,15 +169,17 @@ async fn an_agent_gets_what_it_may_serve_until_it_is_banned() {
         id.path, "/web",
         "the entry's identity, whatever the CSR says"
     );
-
     let jwt = svid_wire::NewJwtsvidRequest {
         entry_id: "web".into(),
         audience: vec!["db".into()],
     };
-    svids.new_jwtsvid(holder(jwt, &chain)).await.unwrap();
+    SvidService(services.clone())
+        .new_jwtsvid(holder(jwt, &chain))
+        .await
+        .unwrap();
 
-    // An agent administers nothing.
-    let agents = AgentService(services.clone());
+    // It administers nothing.
+    let agents = AgentService(services);
     let list = agents
         .list_agents(holder(wire::ListAgentsRequest::default(), &chain))
         .await;
@@ -177,17 +188,28 @@ async fn an_agent_gets_what_it_may_serve_until_it_is_banned() {
         .post_status(holder(wire::PostStatusRequest::default(), &chain))
         .await
         .unwrap();
+}
 
-    let path = format!("/spire/agent/join_token/{token}");
+#[tokio::test(start_paused = true)]
+async fn a_banned_agent_gets_nothing_and_does_not_come_back() {
+    let fixture = Fixture::issuing(false).await;
+    let services = fixture.services.clone();
+    let (key, workload) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let (token, chain) = agent_with_an_entry(&fixture, &key).await;
+    ask(&services, &chain, vec![("web", csr(&workload))])
+        .await
+        .unwrap();
     let id = Some(types::Spiffeid {
         trust_domain: "example.org".into(),
-        path,
+        path: format!("/spire/agent/join_token/{token}"),
     });
-    agents
+    AgentService(services.clone())
         .ban_agent(local(wire::BanAgentRequest { id }))
         .await
         .unwrap();
-    let refused = ask(&chain).await.unwrap_err();
+    let refused = ask(&services, &chain, vec![("web", csr(&workload))])
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
     assert!(
         refused.message().starts_with("MM-1103: "),
