@@ -19,6 +19,7 @@ mod place;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use mintmark_runtime::cause::chain;
 use mintmark_runtime::drain::{DrainTrigger, DrainWatch};
 use mintmark_runtime::host::Host;
 use mintmark_runtime::readiness::Readiness;
@@ -206,7 +207,7 @@ pub async fn run(host: Host, config: Config, drain: DrainWatch) -> Result<(), Ru
         error = server.failed() => Err(error),
     };
     if let Err(error) = &ended {
-        tracing::error!(error = %error::chain(error), "the server cannot go on");
+        tracing::error!(error = %chain(error), "the server cannot go on");
     }
     server.shutdown(DRAIN_GRACE).await;
     ended

@@ -9,9 +9,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ca_server::app::error::chain;
 use ca_server::config::{Config, load};
 use ca_server::{RunError, StartError};
+use mintmark_runtime::cause::chain;
 use mintmark_runtime::drain::drain;
 use mintmark_runtime::host::Host;
 use mintmark_runtime::signals;

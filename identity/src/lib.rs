@@ -19,6 +19,7 @@ pub mod hybrid;
 pub mod jose;
 mod json;
 pub mod key_manager;
+pub mod pem;
 pub mod rotation;
 pub mod secret;
 pub mod selector;

@@ -17,7 +17,6 @@ pub mod issuer;
 mod listeners;
 pub mod metrics;
 mod peer_tls;
-mod pem;
 mod pinning;
 mod rotation;
 pub mod sds;

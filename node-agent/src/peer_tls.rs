@@ -13,22 +13,12 @@ use mintmark_identity::{
     spiffe_id::SpiffeId,
     svid::x509::{VerificationPolicy, X509Svid},
     tls::{
-        Authorizer, BundleSource, SvidSource, SvidTrust, TlsConfigError, crypto_provider,
-        mtls_client_config,
+        Authorizer, BundleSource, SvidSource, SvidTrust, TlsConfigError,
+        bootstrap::unverified_client_config, mtls_client_config,
     },
     trust_domain::TrustDomain,
 };
 use mintmark_runtime::tls::ClientConfigSource;
-use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
-    client::{
-        Resumption,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
-    crypto::CryptoProvider,
-    version::TLS13,
-};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 /// The agent's own SVID as TLS presents it; none before attestation.
 #[derive(Clone, Debug, Default)]
@@ -71,56 +61,7 @@ pub fn towards_servers(
 ///
 /// # Errors
 /// When the TLS library refuses, which it never does in practice.
-pub fn towards_anybody() -> Result<ClientConfigSource, TlsConfigError> {
-    let provider = crypto_provider();
-    let verifier = Arc::new(Anybody(Arc::clone(&provider)));
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
-    config.resumption = Resumption::disabled();
-    config.enable_sni = false;
-    let config = Arc::new(config);
+pub fn towards_anybody(clock: Arc<dyn Clock>) -> Result<ClientConfigSource, TlsConfigError> {
+    let config = Arc::new(unverified_client_config(clock)?);
     Ok(Arc::new(move || Arc::clone(&config)))
-}
-
-/// Believes that the other side is whoever it is; still checks that it holds its key.
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.3 only".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -5,6 +5,7 @@
 //! words come first; nothing of the inside leaks. Not here: when to say no.
 
 use mintmark_proto::google::rpc::{ErrorInfo, Status as RpcStatus};
+use mintmark_runtime::cause::with_causes;
 use prost::{Message, Name};
 use tonic::{Code, Status};
 
@@ -41,17 +42,8 @@ fn with_details(grpc: Code, code: code::Code, message: String) -> Status {
 /// A status with the causes that a transport hides behind its words.
 #[must_use]
 pub fn explain(status: &Status) -> String {
-    let mut text = format!("{:?}: {}", status.code(), status.message());
-    let mut cause = std::error::Error::source(status);
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.ends_with(&inner_text) {
-            text.push_str(": ");
-            text.push_str(&inner_text);
-        }
-        cause = inner.source();
-    }
-    text
+    let words = format!("{:?}: {}", status.code(), status.message());
+    with_causes(words, status)
 }
 
 /// The stable code in a status that a server or an agent of ours sent.

@@ -16,6 +16,7 @@ use arc_swap::ArcSwap;
 use mintmark_identity::{
     bundle::{Bundle, BundleSet, X509Anchor},
     clock::Timestamp,
+    pem,
     svid::x509::X509Authority,
     tls::BundleSource,
     trust_domain::TrustDomain,
@@ -25,7 +26,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{cache::Cache, code, pem};
+use crate::{cache::Cache, code};
 
 /// Why the trust of an agent cannot be established.
 #[derive(Debug, thiserror::Error)]
@@ -237,13 +238,11 @@ fn read(disk: &dyn Disk, path: &Path, domain: &TrustDomain) -> Result<Bundle, Tr
             .map_err(|error| malformed(error.to_string()))?;
         return Ok(bundle);
     }
-    let text = String::from_utf8(content).map_err(|error| malformed(error.to_string()))?;
-    let blocks = pem::parse("CERTIFICATE", &text)
-        .ok_or_else(|| malformed("a PEM block is not complete".to_owned()))?;
-    if blocks.is_empty() {
+    let certificates = pem::certificates(&content).map_err(|error| malformed(error.to_string()))?;
+    if certificates.is_empty() {
         return Err(malformed("it holds no certificate".to_owned()));
     }
-    let anchors = blocks
+    let anchors = certificates
         .iter()
         .map(|der| X509Anchor::parse(der))
         .collect::<Result<Vec<_>, _>>();

@@ -14,6 +14,7 @@ use mintmark_identity::{
     svid::x509::{Usage, VerifiedX509Svid, X509SvidError, verify_x509_svid},
     validity::Validity,
 };
+use mintmark_runtime::cause;
 use rustls_pki_types::CertificateDer;
 
 use crate::{cache::state::CachedSvid, csr::NewKey, issuer::IssueError};
@@ -65,7 +66,7 @@ pub fn accept_any(
     now: Timestamp,
 ) -> Result<Accepted, IssueError> {
     let verified = verify(&chain, bundles, now)
-        .map_err(|error| bad(&format!("does not verify: {}", explain(&error))))?;
+        .map_err(|error| bad(&format!("does not verify: {}", cause::chain(&error))))?;
     if verified.public_key_spki != key.spki {
         return Err(bad("is for another key"));
     }
@@ -114,15 +115,4 @@ fn verify(
 
 fn bad(what: &str) -> IssueError {
     IssueError::misbehaved(&format!("the SVID issued {what}"))
-}
-
-fn explain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
 }

@@ -6,6 +6,7 @@
 //! replace it. Not here: any rule of the trust domain, any wire format.
 
 pub mod backoff;
+pub mod cause;
 pub mod config;
 pub mod disk;
 pub mod drain;

@@ -7,7 +7,6 @@
 //! Not here: errors before the API is up (`app::error`).
 
 use std::collections::BTreeMap;
-use std::error::Error as _;
 use std::time::Duration;
 
 use mintmark_identity::svid::x509::csr::CsrError;
@@ -17,6 +16,7 @@ use mintmark_proto::mintmark::raft::v1::Refusal;
 use mintmark_proto::spire::types::{
     PermissionDeniedDetails, Status as ItemStatus, permission_denied_details::Reason,
 };
+use mintmark_runtime::cause::with_causes;
 use prost::{Message, Name};
 use thiserror::Error;
 use tonic::{Code as Grpc, Status};
@@ -212,18 +212,8 @@ impl ApiError {
     /// The text of the status: code, what, why.
     fn message(&self) -> String {
         let (code, _) = self.codes();
-        let mut text = format!("{code}: {self}");
-        let mut source = self.source();
-        // Causes of our own making are for the caller's eyes too; each says its own layer.
-        while let Some(cause) = source {
-            let cause_text = cause.to_string();
-            if !text.contains(&cause_text) {
-                text.push_str(": ");
-                text.push_str(&cause_text);
-            }
-            source = cause.source();
-        }
-        text
+        // Causes of our own making are for the caller's eyes too.
+        with_causes(format!("{code}: {self}"), self)
     }
 
     /// The status of one item of a batch.

@@ -16,10 +16,11 @@ use mintmark_proto::mintmark::raft::v1::{Actor, InitializeCluster, Refusal, acto
 use mintmark_proto::mintmark::state::v1::{
     LogKey, Server, Settings, TrustDomainKey as KeyRecord, VaultRecord, WrappedDataKey,
 };
+use mintmark_runtime::cause::chain;
 use mintmark_runtime::host::Host;
 use mintmark_tlog::note::NoteSigner;
 
-use super::error::{StartError, chain};
+use super::error::StartError;
 use super::place::PeerKey;
 use crate::Consensus;
 use crate::authority::trust_domain_key::{TrustDomainKey, VAULT_RECORD};

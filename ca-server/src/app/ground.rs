@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use mintmark_identity::entropy::draw_bytes;
 use mintmark_proto::mintmark::cluster::v1::{JoinRequest, JoinResponse};
+use mintmark_runtime::cause::chain;
 use mintmark_runtime::host::Host;
 use mintmark_runtime::task::Tasks;
 use tokio::time::Instant;
 
-use super::error::{StartError, chain};
+use super::error::StartError;
 use super::found::{FOUNDER, Foundation, Founder};
 use super::jobs::OwnRecord;
 use super::listeners::Listeners;

@@ -11,11 +11,11 @@ use mintmark_identity::clock::Timestamp;
 use mintmark_identity::validity::{TtlPolicy, TtlRequest};
 use mintmark_proto::mintmark::raft::v1::{Actor, AdmitServer, ChangeSettings, actor, command};
 use mintmark_proto::mintmark::state::v1::{Authority, AuthorityState, Server, Settings};
+use mintmark_runtime::cause::chain;
 use mintmark_runtime::readiness::Gate;
 use mintmark_runtime::task::periodic::{Periodic, Wake};
 use tokio::sync::mpsc;
 
-use super::error::chain;
 use crate::api::{Services, accepted};
 use crate::config::Config;
 use crate::issuance::kind_name;

@@ -15,11 +15,11 @@ use mintmark_identity::rotation::renewal_due;
 use mintmark_identity::svid::x509::X509Svid;
 use mintmark_identity::tls::{BundleSource, SvidSource};
 use mintmark_runtime::backoff::Backoff;
+use mintmark_runtime::cause::chain;
 use mintmark_runtime::readiness::Gate;
 use mintmark_runtime::task::periodic::{Periodic, Wake};
 use rustls_pki_types::CertificateDer;
 
-use super::error::chain;
 use super::place::PeerKey;
 use crate::Consensus;
 use crate::api::Services;

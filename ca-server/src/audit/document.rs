@@ -32,6 +32,31 @@ pub enum DocumentError {
         /// What it says.
         claimed: u64,
     },
+    /// Its bytes mean a leaf, and are not the ones that a leaf of this meaning has in the log.
+    #[error("audit leaf {index} is not in canonical form")]
+    Form {
+        /// Where it stands.
+        index: u64,
+    },
+}
+
+/// The leaf that these bytes are, and that stands at `index`.
+///
+/// # Errors
+/// When the bytes are no leaf, or the one of another place, or not canonical.
+pub fn leaf_at(index: u64, bytes: &[u8]) -> Result<wire::Leaf, DocumentError> {
+    let leaf =
+        wire::Leaf::decode(bytes).map_err(|source| DocumentError::Bytes { index, source })?;
+    if leaf.index != index {
+        return Err(DocumentError::Place {
+            index,
+            claimed: leaf.index,
+        });
+    }
+    if leaf.encode_to_vec() != bytes {
+        return Err(DocumentError::Form { index });
+    }
+    Ok(leaf)
 }
 
 /// One leaf.
@@ -121,17 +146,9 @@ impl LeafDocument {
     /// The document of the leaf that stands at `index`.
     ///
     /// # Errors
-    /// When the bytes are no leaf, or the one of another place.
+    /// As [`leaf_at`].
     pub fn decode(index: u64, bytes: &[u8]) -> Result<Self, DocumentError> {
-        let leaf =
-            wire::Leaf::decode(bytes).map_err(|source| DocumentError::Bytes { index, source })?;
-        if leaf.index != index {
-            return Err(DocumentError::Place {
-                index,
-                claimed: leaf.index,
-            });
-        }
-        Ok(leaf.into())
+        leaf_at(index, bytes).map(Into::into)
     }
 
     /// Whether this is the leaf that a sink has at the end.
@@ -280,6 +297,7 @@ mod tests {
     #[test]
     fn other_bytes_and_other_places_are_refused() {
         let leaf = wire::Leaf {
+            version: 1,
             index: 7,
             ..wire::Leaf::default()
         }
@@ -294,6 +312,12 @@ mod tests {
         assert!(matches!(
             LeafDocument::decode(7, &[0xff]),
             Err(DocumentError::Bytes { index: 7, .. })
+        ));
+        // Field 1 once more: it means the same leaf, and is not what was logged.
+        let twice = [leaf.as_slice(), &[0x08, 0x01]].concat();
+        assert!(matches!(
+            LeafDocument::decode(7, &twice),
+            Err(DocumentError::Form { index: 7 })
         ));
     }
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mintmark_identity::entropy::{Entropy, draw_u64};
 use mintmark_runtime::backoff::Backoff;
+use mintmark_runtime::cause::chain;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -298,18 +299,6 @@ impl SinkTask {
         let lag = self.leaves.head().size.saturating_sub(next);
         self.lag.set(i64::try_from(lag).unwrap_or(i64::MAX));
     }
-}
-
-/// An error with all that caused it.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

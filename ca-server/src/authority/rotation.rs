@@ -20,6 +20,7 @@ use mintmark_proto::mintmark::raft::v1::{
 };
 use mintmark_proto::mintmark::state::v1::{Authority, AuthorityKind};
 use mintmark_runtime::backoff::Backoff;
+use mintmark_runtime::cause::chain;
 use mintmark_runtime::host::Host;
 use mintmark_runtime::task::Tasks;
 use mintmark_runtime::task::periodic::{Periodic, Wake};
@@ -343,16 +344,4 @@ impl Job {
             ..Actor::default()
         }
     }
-}
-
-/// An error with its causes, for the log.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

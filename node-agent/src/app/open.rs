@@ -62,7 +62,7 @@ pub(super) fn open(host: &Host, config: &Config) -> Result<Opened, StartError> {
             None
         }
     };
-    let anybody = Tls(peer_tls::towards_anybody()?);
+    let anybody = Tls(peer_tls::towards_anybody(Arc::clone(&host.clock))?);
     let pin_file = config.data_dir.join("trust-domain-key.json");
     let configured = config.trust_domain_key;
     let pinning = Pinning::open(host.clone(), domain.clone(), pin_file, configured, anybody);

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mintmark_identity::{bundle::Bundle, trust_domain::TrustDomain};
+use mintmark_identity::{bundle::Bundle, pem, trust_domain::TrustDomain};
 use mintmark_proto::envoy::{
     config::core::v3::{
         DataSource, Node, TypedExtensionConfig, data_source::Specifier, node::UserAgentVersionType,
@@ -24,9 +24,7 @@ use tonic::{Code, Status};
 
 use crate::{
     cache::state::{CachedSvid, Identity, State},
-    code,
-    pem::pem,
-    status,
+    code, status,
 };
 
 /// Envoy's name of the validator that knows trust domains.
@@ -216,12 +214,8 @@ fn inline(bytes: Vec<u8>) -> Option<DataSource> {
 }
 
 fn certificate(name: &str, svid: &CachedSvid) -> Secret {
-    let chain: String = svid
-        .chain
-        .iter()
-        .map(|der| pem("CERTIFICATE", der))
-        .collect();
-    let key = pem("PRIVATE KEY", svid.key.expose());
+    let chain = pem::encode_certificates(&svid.chain);
+    let key = pem::encode(pem::PRIVATE_KEY, svid.key.expose());
     Secret {
         name: name.to_owned(),
         r#type: Some(Type::TlsCertificate(TlsCertificate {
@@ -232,11 +226,8 @@ fn certificate(name: &str, svid: &CachedSvid) -> Secret {
 }
 
 fn anchors(bundle: &Bundle) -> Vec<u8> {
-    let anchors = bundle
-        .x509
-        .iter()
-        .map(|anchor| pem("CERTIFICATE", &anchor.certificate));
-    anchors.collect::<String>().into_bytes()
+    let anchors = bundle.x509.iter().map(|anchor| &anchor.certificate);
+    pem::encode_certificates(anchors).into_bytes()
 }
 
 fn validation(name: &str, bundles: &[&Arc<Bundle>], spiffe: bool) -> Secret {

@@ -91,7 +91,7 @@ async fn an_expired_kept_bundle_is_of_no_use() {
 #[test]
 fn a_bundle_is_read_as_a_document_or_as_pem_and_nothing_else() {
     let given = bundle(50, 9_000);
-    let text = pem::pem("CERTIFICATE", &given.x509.first().unwrap().certificate);
+    let text = pem::encode(pem::CERTIFICATE, &given.x509.first().unwrap().certificate);
     let read = open(&disk(text.as_bytes()), true, false, 100).unwrap();
     assert_eq!(own(&read).x509, given.x509);
     for bad in [
