@@ -1,5 +1,7 @@
 //! What every command gets: the machine, the printer, and where the daemons are.
 
+use std::path::Path;
+
 use mintmark_identity::clock::Timestamp;
 use mintmark_runtime::host::Host;
 
@@ -24,24 +26,49 @@ impl Context {
         self.host.clock.now()
     }
 
-    /// Reads a file, or standard input for `-`, as text.
-    pub fn read_text(&self, path: &std::path::Path) -> Result<String, Failure> {
-        let failed = |e: &dyn std::error::Error| {
-            Failure::new(
-                "MM-3003",
-                Exit::Usage,
-                format!("cannot read {}", path.display()),
-            )
-            .because(e)
-        };
-        let bytes = if path.as_os_str() == "-" {
-            let mut bytes = Vec::new();
-            std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut bytes)
-                .map_err(|e| failed(&e))?;
-            bytes
-        } else {
-            self.host.disk.read(path).map_err(|e| failed(&e))?
-        };
-        String::from_utf8(bytes).map_err(|e| failed(&e))
+    /// Reads a file, or standard input for `-`.
+    pub fn read(&self, path: &Path) -> Result<Vec<u8>, Failure> {
+        if path.as_os_str() != "-" {
+            return self.host.disk.read(path).map_err(|e| unreadable(path, &e));
+        }
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut bytes)
+            .map_err(|e| unreadable(path, &e))?;
+        Ok(bytes)
     }
+
+    /// Reads a file, or standard input for `-`, as text.
+    pub fn read_text(&self, path: &Path) -> Result<String, Failure> {
+        String::from_utf8(self.read(path)?).map_err(|e| unreadable(path, &e))
+    }
+
+    /// Makes a directory that is for its owner only, if it is not there.
+    pub fn make_directory(&self, path: &Path) -> Result<(), Failure> {
+        let disk = &*self.host.disk;
+        if disk.exists(path).unwrap_or(false) {
+            return Ok(());
+        }
+        let made = disk.create_dir_all(path, 0o700);
+        made.map_err(|e| unwritable(path, &e))
+    }
+
+    /// Writes one file as a whole.
+    pub fn write(&self, path: &Path, text: &str, mode: u32) -> Result<(), Failure> {
+        let written = self.host.disk.write_atomic(path, text.as_bytes(), mode);
+        written.map_err(|e| unwritable(path, &e))
+    }
+}
+
+fn unreadable(path: &Path, cause: &dyn std::error::Error) -> Failure {
+    let what = format!("cannot read {}", path.display());
+    Failure::new("MM-3003", Exit::Usage, what)
+        .because(cause)
+        .next("check the path and its permissions")
+}
+
+fn unwritable(path: &Path, cause: &dyn std::error::Error) -> Failure {
+    let what = format!("cannot write {}", path.display());
+    Failure::new("MM-3416", Exit::Failure, what)
+        .because(cause)
+        .next("check the directory's permissions and space")
 }

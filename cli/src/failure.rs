@@ -3,7 +3,12 @@
 //! Every failure says what happened, why, and what to do next; it has a stable code (listed in
 //! `docs/errors.md`) and decides the exit code. Nothing here prints: `main` does, once.
 
+use std::borrow::Cow;
 use std::fmt;
+
+use mintmark_runtime::cause::chain;
+
+use crate::error_index;
 
 /// Process exit codes, stable and documented in `mintmark help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,40 +35,75 @@ pub enum Exit {
 /// A failed command.
 #[derive(Debug)]
 pub struct Failure {
-    code: &'static str,
+    code: Cow<'static, str>,
     exit: Exit,
     what: String,
     why: Option<String>,
     next: Option<String>,
+    reader_left: bool,
 }
 
 impl Failure {
     /// A failure with its stable code, its exit code and a sentence that says what happened.
-    pub fn new(code: &'static str, exit: Exit, what: impl Into<String>) -> Self {
+    pub fn new(code: impl Into<Cow<'static, str>>, exit: Exit, what: impl Into<String>) -> Self {
         Self {
-            code,
+            code: code.into(),
             exit,
             what: what.into(),
             why: None,
             next: None,
+            reader_left: false,
         }
+    }
+
+    /// The reader of the output has seen enough (`| head`). The command ends, and that is all: nothing
+    /// went wrong, and there is nobody to tell.
+    pub fn reader_left() -> Self {
+        Self {
+            reader_left: true,
+            ..Self::new("MM-3001", Exit::Failure, "the reader went away")
+        }
+    }
+
+    /// Whether this is [`Self::reader_left`].
+    pub fn is_reader_left(&self) -> bool {
+        self.reader_left
     }
 
     /// Adds the cause: the error's own text and those of its sources.
     #[must_use]
     pub fn because(mut self, cause: &dyn std::error::Error) -> Self {
-        let mut text = cause.to_string();
-        let mut source = cause.source();
-        while let Some(inner) = source {
-            let inner_text = inner.to_string();
-            if !text.contains(&inner_text) {
-                text.push_str(": ");
-                text.push_str(&inner_text);
-            }
-            source = inner.source();
-        }
-        self.why = Some(text);
+        self.why = Some(chain(cause));
         self
+    }
+
+    /// A daemon that did not start, or ended: the first code that its error or a cause has is the code
+    /// of the whole, else `code`.
+    pub fn of_daemon(code: &'static str, error: &dyn std::error::Error) -> Self {
+        let mut layers = vec![error.to_string()];
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let words = cause.to_string();
+            if layers.last() != Some(&words) {
+                layers.push(words);
+            }
+            source = cause.source();
+        }
+        let own = layers.iter().find_map(|words| error_index::code_in(words));
+        let code = own.map_or(Cow::Borrowed(code), |own| Cow::Owned(own.to_owned()));
+        let mut layers = layers
+            .iter()
+            .map(|words| words.replacen(&format!("{code}: "), "", 1));
+        let failure = Self::new(
+            code.clone(),
+            Exit::Failure,
+            layers.next().unwrap_or_default(),
+        );
+        let causes: Vec<String> = layers.collect();
+        if causes.is_empty() {
+            return failure;
+        }
+        failure.why(causes.join(": "))
     }
 
     /// Adds the cause as text.
@@ -78,6 +118,14 @@ impl Failure {
     pub fn next(mut self, next: impl Into<String>) -> Self {
         self.next = Some(next.into());
         self
+    }
+
+    /// What to do next: what was said here, else what the index says of the code that the daemon gave,
+    /// else of our own.
+    fn next_step(&self) -> Option<&str> {
+        let of_daemon = || error_index::advice(error_index::code_in(self.why.as_deref()?)?);
+        let given = self.next.as_deref().or_else(of_daemon);
+        given.or_else(|| error_index::advice(&self.code))
     }
 
     /// The code a script branches on.
@@ -118,12 +166,12 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "error[{}]: {}", self.code, self.what)?;
         if let Some(why) = &self.why {
-            write!(f, "\n  why:  {why}")?;
+            write!(f, "\n  why:  {}", why.replace('\n', "\n        "))?;
         }
-        if let Some(next) = &self.next {
-            write!(f, "\n  next: {next}")?;
+        match self.next_step() {
+            Some(next) => write!(f, "\n  next: {next}"),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -153,6 +201,19 @@ mod tests {
     }
 
     #[test]
+    fn the_next_step_is_the_nearest_that_is_known() {
+        let of = |failure: Failure| failure.to_string().lines().last().unwrap().to_owned();
+        let plain = || Failure::new("MM-3003", Exit::Usage, "it broke");
+        assert_eq!(of(plain()), "  next: Check path and permissions.");
+        let daemons = of(plain().why("MM-1303: sealed"));
+        assert!(daemons.contains("key-encryption key"), "{daemons}");
+        assert_eq!(
+            of(plain().why("MM-1303: sealed").next("do that")),
+            "  next: do that"
+        );
+    }
+
+    #[test]
     fn causes_are_told_once_each() {
         #[derive(Debug, thiserror::Error)]
         #[error("outer")]
@@ -161,6 +222,6 @@ mod tests {
         let text = Failure::new("MM-3000", Exit::Failure, "it broke")
             .because(&outer)
             .to_string();
-        assert_eq!(text, "error[MM-3000]: it broke\n  why:  outer: inner");
+        assert_eq!(text.lines().nth(1), Some("  why:  outer: inner"), "{text}");
     }
 }

@@ -7,13 +7,14 @@ mod command;
 mod connect;
 mod context;
 mod duration;
+mod error_index;
 mod failure;
 mod output;
-mod pem;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use clap::error::ErrorKind;
 use mintmark_runtime::host::Host;
 
 use args::{Cli, Color, Command};
@@ -21,13 +22,20 @@ use context::Context;
 use failure::{Exit, Failure};
 use output::{Output, note};
 
+/// The command line is not one that this program knows.
+const WRONG_USAGE: &str = "MM-3004";
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(error) if error.use_stderr() && !is_help(&error) => {
+            note(&wrong_usage(&error));
+            return ExitCode::from(Exit::Usage as u8);
+        }
+        Err(help) => {
             // Help and version are not errors; clap knows which stream and code they want.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8));
+            let _ = help.print();
+            return ExitCode::from(u8::try_from(help.exit_code()).unwrap_or(Exit::Usage as u8));
         }
     };
     match cli.global.color {
@@ -42,11 +50,23 @@ fn main() -> ExitCode {
         .and_then(|runtime| runtime.block_on(run(cli)));
     match outcome {
         Ok(code) => ExitCode::from(code),
+        Err(failure) if failure.is_reader_left() => ExitCode::SUCCESS,
         Err(failure) => {
-            let _ = note(&failure.to_string());
+            note(&failure.to_string());
             ExitCode::from(failure.exit() as u8)
         }
     }
+}
+
+fn is_help(error: &clap::Error) -> bool {
+    error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+}
+
+/// What clap says of a wrong command line: what, why, and the command to run next; with our code.
+fn wrong_usage(error: &clap::Error) -> String {
+    let text = error.render().ansi().to_string();
+    let code = format!("error[{WRONG_USAGE}]:");
+    text.replacen("error:", &code, 1).trim_end().to_owned()
 }
 
 async fn run(cli: Cli) -> Result<u8, Failure> {

@@ -56,7 +56,8 @@ impl Output {
             Format::Yaml => self.yaml(&items),
             Format::Table | Format::Wide => {
                 if items.is_empty() {
-                    return note(&format!("no {what}"));
+                    note(&format!("no {what}"));
+                    return Ok(());
                 }
                 let wide = self.format == Format::Wide;
                 let mut table = Table::new();
@@ -132,16 +133,17 @@ impl Output {
     }
 }
 
-/// Says something to the person on stderr.
-pub fn note(text: &str) -> Result<(), Failure> {
-    writeln!(anstream::stderr(), "{text}").map_err(|e| closed(&e))
+/// Says something to the person on stderr. Where nobody can hear it, nothing else is to be done: what
+/// a command is asked for does not depend on it, nor does its exit code.
+pub fn note(text: &str) {
+    let _ = writeln!(anstream::stderr(), "{text}");
 }
 
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = anstream::stdout();
     writeln!(out, "{text}")
         .and_then(|()| out.flush())
-        .map_err(|e| closed(&e))
+        .map_err(|e| unwritable(&e))
 }
 
 fn trimmed(table: &Table) -> String {
@@ -166,9 +168,13 @@ fn unprintable(error: &dyn std::error::Error) -> Failure {
     .because(error)
 }
 
-/// A reader that went away (`| head`) is not worth a message; the exit code tells.
-fn closed(error: &std::io::Error) -> Failure {
-    Failure::new("MM-3001", Exit::Failure, "cannot write to the output").because(error)
+fn unwritable(error: &std::io::Error) -> Failure {
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
+        return Failure::reader_left();
+    }
+    Failure::new("MM-3001", Exit::Failure, "cannot write to the output")
+        .because(error)
+        .next("is the disk full?")
 }
 
 #[cfg(test)]

@@ -185,14 +185,16 @@ async fn administer(command: AgentCommand, context: &Context) -> Result<(), Fail
                 id: Some(spiffe_id("the agent", &id)?),
             };
             request("ban the agent", client.ban_agent(asked)).await?;
-            note(&format!("banned {id}"))
+            note(&format!("banned {id}"));
+            Ok(())
         }
         AgentCommand::Evict { id } => {
             let asked = wire::DeleteAgentRequest {
                 id: Some(spiffe_id("the agent", &id)?),
             };
             request("evict the agent", client.delete_agent(asked)).await?;
-            note(&format!("evicted {id}"))
+            note(&format!("evicted {id}"));
+            Ok(())
         }
     }
 }

@@ -15,8 +15,6 @@ use crate::output::{Format, note};
 
 pub mod leaf;
 
-use leaf::LeafDocument;
-
 /// Commands about the audit log.
 #[derive(Debug, Subcommand)]
 pub enum AuditCommand {
@@ -102,8 +100,7 @@ async fn tail(
                 return Ok(());
             }
             left = left.saturating_sub(1);
-            let leaf = LeafDocument::decode(index, bytes)?;
-            context.output.stream(&leaf, &leaf.line())?;
+            leaf::print(leaf::decode(index, bytes)?, context.output)?;
         }
     }
 }
@@ -209,7 +206,7 @@ async fn rebuild(
 impl Rebuilt {
     fn push(&mut self, leaf: &[u8], recorded: Option<&Vec<u8>>) -> Result<(), Failure> {
         let index = self.leaves.size();
-        LeafDocument::decode(index, leaf)
+        leaf::decode(index, leaf)
             .map_err(|e| broken(&format!("leaf {index} breaks the log")).why(e.to_string()))?;
         let hash = leaf_hash(leaf);
         let recorded = recorded
@@ -277,7 +274,7 @@ fn report(
     ];
     context.output.one(&verification, &fields)?;
     if !vkey_given && context.output.format() == Format::Table {
-        note("The key is the server's own word. Keep it, and give it next time: --vkey KEY.")?;
+        note("The key is the server's own word. Keep it, and give it next time: --vkey KEY.");
     }
     Ok(())
 }

@@ -2,13 +2,16 @@
 
 use clap::{Subcommand, ValueEnum};
 use mintmark_identity::bundle::Bundle;
+use mintmark_identity::pem;
 use mintmark_proto::spire::bundle as wire;
 use mintmark_proto::spire::bundle::bundle_client::BundleClient;
+use mintmark_proto::spire::types;
+
+use tonic::transport::Channel;
 
 use crate::connect::request;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::pem;
 
 /// Commands about bundles.
 #[derive(Debug, Subcommand)]
@@ -39,20 +42,7 @@ pub enum BundleFormat {
 pub async fn run(command: BundleCommand, context: &Context) -> Result<(), Failure> {
     let BundleCommand::Show { format } = command;
     let channel = context.connect.server(&context.host).await?;
-    let asked = wire::GetBundleRequest { output_mask: None };
-    let bundle = request(
-        "get the bundle",
-        BundleClient::new(channel).get_bundle(asked),
-    )
-    .await?;
-    let bundle = Bundle::try_from(&bundle).map_err(|e| {
-        Failure::new(
-            "MM-3301",
-            Exit::Failure,
-            "the server's bundle cannot be read",
-        )
-        .because(&e)
-    })?;
+    let bundle = fetch(channel).await?;
     match format {
         BundleFormat::Pem => context.output.raw(&to_pem(&bundle)),
         BundleFormat::Spiffe => context
@@ -61,11 +51,23 @@ pub async fn run(command: BundleCommand, context: &Context) -> Result<(), Failur
     }
 }
 
+/// The bundle of the server's own trust domain.
+pub async fn fetch(channel: Channel) -> Result<Bundle, Failure> {
+    let mut client = BundleClient::new(channel);
+    let asked = wire::GetBundleRequest { output_mask: None };
+    let bundle = request("get the bundle", client.get_bundle(asked)).await?;
+    from_wire(&bundle)
+}
+
+/// A bundle as a server sent it.
+pub fn from_wire(bundle: &types::Bundle) -> Result<Bundle, Failure> {
+    Bundle::try_from(bundle).map_err(|e| {
+        let what = "the server's bundle cannot be read";
+        Failure::new("MM-3301", Exit::Failure, what).because(&e)
+    })
+}
+
 /// The X.509 authorities of a bundle as PEM.
 pub fn to_pem(bundle: &Bundle) -> String {
-    bundle
-        .x509
-        .iter()
-        .map(|anchor| pem::encode("CERTIFICATE", &anchor.certificate))
-        .collect()
+    pem::encode_certificates(bundle.x509.iter().map(|anchor| &anchor.certificate))
 }

@@ -23,6 +23,10 @@ use crate::output::note;
 
 /// What sysexits calls EX_CONFIG's neighbour for wrong usage; service managers do not restart on it.
 const EXIT_CONFIG: u8 = 64;
+/// What is wrong when an error of a daemon has no code of its own.
+const SERVER_CONFIG: &str = "MM-1001";
+const AGENT_CONFIG: &str = "MM-2020";
+const DAEMON_FAILED: &str = "MM-3016";
 
 /// Commands about servers.
 #[derive(Debug, Subcommand)]
@@ -56,13 +60,13 @@ pub async fn run(command: ServerCommand, context: &Context) -> Result<u8, Failur
         Err(error) => {
             let error = StartError::from(error);
             let code = error.exit_code();
-            return complain("server", &error, code);
+            return Ok(complain(SERVER_CONFIG, &error, code));
         }
     };
     let clock = Arc::clone(&host.clock);
     let log = match telemetry::init_logging(config.log_format, &config.log_level, clock) {
         Ok(log) => log,
-        Err(error) => return complain("server", &error, EXIT_CONFIG),
+        Err(error) => return Ok(complain(SERVER_CONFIG, &error, EXIT_CONFIG)),
     };
     telemetry::log_panics();
     let (trigger, watch) = drain();
@@ -78,10 +82,10 @@ pub async fn run(command: ServerCommand, context: &Context) -> Result<u8, Failur
         }
     };
     tasks.shutdown(Duration::from_secs(1)).await;
-    match ended {
-        Ok(()) => Ok(0),
-        Err(error) => complain("server", &error, error.exit_code()),
-    }
+    Ok(match ended {
+        Ok(()) => 0,
+        Err(error) => complain(DAEMON_FAILED, &error, error.exit_code()),
+    })
 }
 
 /// Takes over the filter of log messages, the one thing that changes without a restart.
@@ -109,11 +113,11 @@ pub async fn run_agent(args: RunArgs, context: &Context) -> Result<u8, Failure> 
     let host = context.host.clone();
     let config = match node_agent::config::load(host.disk.as_ref(), &args.config) {
         Ok(config) => config,
-        Err(error) => return complain("agent", &error, EXIT_CONFIG),
+        Err(error) => return Ok(complain(AGENT_CONFIG, &error, EXIT_CONFIG)),
     };
     let clock = Arc::clone(&host.clock);
     if let Err(error) = telemetry::init_logging(config.log_format, &config.log_filter, clock) {
-        return complain("agent", &error, EXIT_CONFIG);
+        return Ok(complain(AGENT_CONFIG, &error, EXIT_CONFIG));
     }
     telemetry::log_panics();
     let (trigger, watch) = drain();
@@ -132,10 +136,10 @@ pub async fn run_agent(args: RunArgs, context: &Context) -> Result<u8, Failure> 
     };
     let ended = node_agent::run_reloading(host, config, watch.started(), next).await;
     tasks.shutdown(Duration::from_secs(1)).await;
-    match ended {
-        Ok(()) => Ok(0),
-        Err(error) => complain("agent", &error, error.exit_code()),
-    }
+    Ok(match ended {
+        Ok(()) => 0,
+        Err(error) => complain(DAEMON_FAILED, &error, error.exit_code()),
+    })
 }
 
 fn listen(
@@ -197,13 +201,7 @@ async fn closed(lifeline: &pipe::Receiver) {
 }
 
 /// Tells an error with its causes, and returns the exit code.
-fn complain(who: &str, error: &dyn std::error::Error, code: u8) -> Result<u8, Failure> {
-    let mut text = format!("{who}: {error}");
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(&format!("\n  caused by: {inner}"));
-        cause = inner.source();
-    }
-    note(&text)?;
-    Ok(code)
+fn complain(code: &'static str, error: &dyn std::error::Error, exit: u8) -> u8 {
+    note(&Failure::of_daemon(code, error).to_string());
+    exit
 }

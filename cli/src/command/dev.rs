@@ -10,7 +10,6 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use mintmark_identity::entropy::draw_bytes;
 use mintmark_identity::trust_domain::TrustDomain;
-use mintmark_runtime::disk::Disk;
 use mintmark_runtime::host::Host;
 
 use crate::context::Context;
@@ -25,12 +24,13 @@ pub mod endpoints;
 mod exec;
 pub mod layout;
 mod ports;
+mod running;
 mod setup;
 
 use banner::Banner;
-use children::Daemon;
 use endpoints::{Endpoints, ServerEndpoint};
 use layout::{Layout, Plan, PlannedServer};
+use running::{AGENT, Running};
 
 /// How long the cluster may take to serve its first SVID before `dev` gives up.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -127,14 +127,15 @@ async fn cluster(
         biased;
         outcome = start_and_stay(args, layout, temporary, started, &mut running, context) => outcome,
         () = interrupted() => {
-            note("ending")?;
+            note("ending");
             Ok(0)
         }
     };
     if let Err(failure) = &outcome
         && failure.exit() != Exit::Usage
+        && !failure.is_reader_left()
     {
-        running.tell_logs(layout)?;
+        running.tell_logs(layout);
     }
     running.stop().await;
     let _ = disk.remove_file(&layout.endpoints());
@@ -177,7 +178,7 @@ async fn start_and_stay(
     }
     .text();
     context.output.raw(&text)?;
-    running.watch().await
+    running.watch(layout, &ready, &*context.host.disk).await
 }
 
 /// What a start found out.
@@ -196,11 +197,11 @@ impl Ready {
             version: 1,
             trust_domain: plan.trust_domain.clone(),
             workload_socket: format!("unix://{}", layout.workload_socket().display()),
-            agent_admin_socket: layout.admin_socket("agent"),
+            agent_admin_socket: layout.admin_socket(AGENT),
             bundle: layout.bundle(),
             workload_spiffe_id: self.workload_spiffe_id.clone(),
             node_alias: self.node_alias.clone(),
-            agent_pid: pid("agent"),
+            agent_pid: pid(AGENT),
             servers: plan
                 .servers
                 .iter()
@@ -213,105 +214,6 @@ impl Ready {
                     pid: pid(&server.name),
                 })
                 .collect(),
-        }
-    }
-}
-
-/// The daemons that run, agent last.
-#[derive(Debug, Default)]
-pub struct Running {
-    daemons: Vec<Daemon>,
-}
-
-impl Running {
-    /// Takes a daemon in.
-    pub fn add(&mut self, daemon: Daemon) {
-        self.daemons.push(daemon);
-    }
-
-    /// How many servers were started.
-    pub fn servers(&self) -> usize {
-        self.daemons
-            .iter()
-            .filter(|daemon| daemon.name() != "agent")
-            .count()
-    }
-
-    fn pid(&self, name: &str) -> Option<u32> {
-        self.daemons
-            .iter()
-            .find(|daemon| daemon.name() == name)?
-            .pid()
-    }
-
-    /// Fails when one of them ended already.
-    pub fn check(&mut self, layout: &Layout, disk: &dyn Disk) -> Result<(), Failure> {
-        for daemon in &mut self.daemons {
-            if let Some(status) = daemon.ended() {
-                let name = daemon.name().to_owned();
-                let log = disk.read(&layout.log(&name)).unwrap_or_default();
-                let log = String::from_utf8_lossy(&log);
-                let last: Vec<&str> = log.lines().rev().take(6).collect();
-                let last: Vec<&str> = last.into_iter().rev().collect();
-                return Err(Failure::new(
-                    "MM-3121",
-                    Exit::Failure,
-                    format!("{name} ended: {status}"),
-                )
-                .why(last.join("\n        "))
-                .next(format!("the whole log is {}", layout.log(&name).display())));
-            }
-        }
-        Ok(())
-    }
-
-    /// Stays until too little is left: says when a server ends, and ends with the agent or with the
-    /// last server.
-    async fn watch(&mut self) -> Result<u8, Failure> {
-        let mut told = std::collections::BTreeSet::new();
-        loop {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            let mut servers = 0_usize;
-            for daemon in &mut self.daemons {
-                let name = daemon.name().to_owned();
-                let Some(status) = daemon.ended() else {
-                    servers = servers.saturating_add(usize::from(name != "agent"));
-                    continue;
-                };
-                if name == "agent" {
-                    return Err(Failure::new(
-                        "MM-3122",
-                        Exit::Failure,
-                        format!("the agent ended: {status}"),
-                    ));
-                }
-                if told.insert(name.clone()) {
-                    note(&format!("{name} ended: {status}"))?;
-                }
-            }
-            if servers == 0 {
-                return Err(Failure::new("MM-3123", Exit::Failure, "no server is left"));
-            }
-        }
-    }
-
-    fn tell_logs(&mut self, layout: &Layout) -> Result<(), Failure> {
-        let names: Vec<String> = self
-            .daemons
-            .iter()
-            .map(|d| layout.log(d.name()).display().to_string())
-            .collect();
-        if names.is_empty() {
-            Ok(())
-        } else {
-            note(&format!("logs: {}", names.join(" ")))
-        }
-    }
-
-    /// Ends all of them, the agent first.
-    async fn stop(self) {
-        for daemon in self.daemons.into_iter().rev() {
-            daemon.stop().await;
         }
     }
 }

@@ -261,7 +261,7 @@ fn report<'a>(
         let status = tonic::Status::new(tonic::Code::from(code), message);
         let refused = Failure::from_status(&format!("have the entry for {what} {done}"), &status);
         if failure.is_some() {
-            note(&refused.to_string())?;
+            note(&refused.to_string());
         } else {
             failure = Some(refused);
         }

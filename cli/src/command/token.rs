@@ -1,5 +1,7 @@
 //! `mintmark token`: tokens with which nodes and servers join.
 
+use std::path::PathBuf;
+
 use clap::Subcommand;
 use mintmark_identity::clock::Timestamp;
 use mintmark_proto::mintmark::cluster::v1 as cluster;
@@ -13,6 +15,7 @@ use crate::connect::request;
 use crate::context::Context;
 use crate::duration::Seconds;
 use crate::failure::Failure;
+use crate::output::note;
 
 /// Commands about tokens.
 #[derive(Debug, Subcommand)]
@@ -21,7 +24,8 @@ pub enum TokenCommand {
     #[command(after_help = "\
 Examples:
   mintmark token generate --spiffe-id spiffe://example.org/node/a
-  TOKEN=$(mintmark token generate --ttl 5m -o json | jq -r .token)")]
+  mintmark token generate --ttl 5m --write /etc/mintmark/agent.token
+  TOKEN=$(mintmark token generate -o json | jq -r .token)")]
     Generate {
         /// Node alias: an ID that entries can name as parent whichever agent the node becomes.
         #[arg(long)]
@@ -29,6 +33,9 @@ Examples:
         /// How long it can be used.
         #[arg(long, default_value = "10m", value_name = "DURATION")]
         ttl: Seconds,
+        /// Write the token into this file, for its owner only, instead of printing it.
+        #[arg(long, value_name = "FILE")]
+        write: Option<PathBuf>,
     },
     /// Make a token with which one more ca-server joins this cluster.
     #[command(after_help = "Example:\n  mintmark token server --ttl 10m")]
@@ -54,6 +61,7 @@ pub async fn run(command: TokenCommand, context: &Context) -> Result<(), Failure
         TokenCommand::Generate {
             spiffe_id: alias,
             ttl,
+            write,
         } => {
             let agent_id = alias
                 .as_deref()
@@ -69,6 +77,11 @@ pub async fn run(command: TokenCommand, context: &Context) -> Result<(), Failure
                 AgentClient::new(channel).create_join_token(asked),
             )
             .await?;
+            if let Some(path) = write {
+                context.write(&path, &made.value, 0o600)?;
+                note(&format!("the token is in {}", path.display()));
+                return Ok(());
+            }
             let document = TokenDocument {
                 token: made.value,
                 expires_at: made.expires_at,

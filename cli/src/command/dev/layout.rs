@@ -99,6 +99,11 @@ impl Layout {
         self.root.join("config").join(format!("{daemon}.toml"))
     }
 
+    /// Token that a daemon joins with.
+    pub fn token(&self, daemon: &str) -> PathBuf {
+        self.root.join("config").join(format!("{daemon}.token"))
+    }
+
     /// Log of a daemon.
     pub fn log(&self, daemon: &str) -> PathBuf {
         self.root.join("log").join(format!("{daemon}.log"))

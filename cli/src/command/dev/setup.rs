@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use mintmark_identity::bundle::Bundle;
 use mintmark_identity::spiffe_id::SpiffeId;
 use mintmark_identity::trust_domain::TrustDomain;
 use mintmark_proto::mintmark::cluster::v1 as cluster;
@@ -25,12 +24,14 @@ use tonic::transport::Channel;
 use super::children::Daemon;
 use super::config::{self, Join};
 use super::layout::{Layout, Plan, PlannedServer};
-use super::{DevArgs, Ready, Running};
-use crate::command::bundle::to_pem;
+use super::running::{AGENT, Running};
+use super::{DevArgs, Ready};
+use crate::command::bundle;
 use crate::command::entry::document::{EntryDocument, SelectorDocument, spiffe_id};
 use crate::connect::request;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
+use crate::output::note;
 
 /// How often a condition is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -56,7 +57,7 @@ pub async fn start(
     let ready = up.register().await?;
     up.agent(&status, &ready, running).await?;
     up.write_bundle().await?;
-    up.first_svid(running).await?;
+    up.first_svid(&ready, running).await?;
     Ok(ready)
 }
 
@@ -121,7 +122,7 @@ impl Up<'_> {
             ClusterClient::new(self.admin(first)).create_server_token(asked),
         )
         .await?;
-        let token_file = self.write_secret(&format!("{}.token", server.name), &token.token)?;
+        let token_file = self.write_token(&server.name, &token.token)?;
         let pin = hex::encode(&token.pin);
         let join = Join {
             address: &first.api,
@@ -240,24 +241,9 @@ impl Up<'_> {
         ready: &Ready,
         running: &mut Running,
     ) -> Result<(), Failure> {
-        if !self
-            .context
-            .host
-            .disk
-            .exists(&self.layout.config("agent"))
-            .unwrap_or(false)
-        {
-            let asked = agent_api::CreateJoinTokenRequest {
-                ttl: i32::try_from(TOKEN_TTL_SECONDS).unwrap_or(i32::MAX),
-                agent_id: Some(spiffe_id("the node", &ready.node_alias)?),
-                ..Default::default()
-            };
-            let token = request(
-                "make a join token",
-                AgentClient::new(self.any_admin()).create_join_token(asked),
-            )
-            .await?;
-            let token_file = self.write_secret("agent.token", &token.value)?;
+        let disk = &*self.context.host.disk;
+        if !disk.exists(&self.layout.config(AGENT)).unwrap_or(false) {
+            let token_file = self.agent_token(ready).await?;
             let pin = hex::encode(&status.trust_domain_key_pin);
             let text = config::agent(
                 self.layout,
@@ -266,9 +252,24 @@ impl Up<'_> {
                 &token_file,
                 &pin,
             )?;
-            self.write_config("agent", &text)?;
+            self.write_config(AGENT, &text)?;
         }
-        self.start_daemon("agent", "agent", running)
+        self.start_daemon(AGENT, "agent", running)
+    }
+
+    /// A new token for the agent, where its configuration says.
+    async fn agent_token(&self, ready: &Ready) -> Result<std::path::PathBuf, Failure> {
+        let asked = agent_api::CreateJoinTokenRequest {
+            ttl: i32::try_from(TOKEN_TTL_SECONDS).unwrap_or(i32::MAX),
+            agent_id: Some(spiffe_id("the node", &ready.node_alias)?),
+            ..Default::default()
+        };
+        let token = request(
+            "make a join token",
+            AgentClient::new(self.any_admin()).create_join_token(asked),
+        )
+        .await?;
+        self.write_token(AGENT, &token.value)
     }
 
     async fn write_bundle(&self) -> Result<(), Failure> {
@@ -282,23 +283,25 @@ impl Up<'_> {
                 }
             })
             .await?;
-        let bundle = Bundle::try_from(&bundle).map_err(|e| {
-            Failure::new(
-                "MM-3301",
-                Exit::Failure,
-                "the server's bundle cannot be read",
-            )
-            .because(&e)
-        })?;
+        let bundle = bundle::from_wire(&bundle)?;
         let path = self.layout.bundle();
         let disk = &*self.context.host.disk;
-        disk.write_atomic(&path, to_pem(&bundle).as_bytes(), 0o644)
+        disk.write_atomic(&path, bundle::to_pem(&bundle).as_bytes(), 0o644)
             .map_err(|e| super::unusable(&path, &e))
     }
 
-    async fn first_svid(&self, running: &mut Running) -> Result<(), Failure> {
+    /// Waits until the agent serves this user. One that was denied before this start gets another
+    /// token, once: it is another node then.
+    async fn first_svid(&self, ready: &Ready, running: &mut Running) -> Result<(), Failure> {
         let endpoint = Endpoint::Unix(self.layout.workload_socket());
+        let mut renewed = false;
         loop {
+            if !renewed && running.agent_is_denied() {
+                renewed = true;
+                note("the agent was banned or evicted before: it joins anew, with another token");
+                self.agent_token(ready).await?;
+                self.start_daemon(AGENT, "agent", running)?;
+            }
             running.check(self.layout, &*self.context.host.disk)?;
             if let Ok(mut client) = Client::connect(&endpoint).await
                 && client.fetch_x509().await.is_ok()
@@ -343,8 +346,8 @@ impl Up<'_> {
             .map_err(|e| super::unusable(&path, &e))
     }
 
-    fn write_secret(&self, name: &str, text: &str) -> Result<std::path::PathBuf, Failure> {
-        let path = self.layout.root().join("config").join(name);
+    fn write_token(&self, daemon: &str, text: &str) -> Result<std::path::PathBuf, Failure> {
+        let path = self.layout.token(daemon);
         let disk = &*self.context.host.disk;
         disk.write_atomic(&path, text.as_bytes(), 0o600)
             .map_err(|e| super::unusable(&path, &e))?;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use mintmark_identity::key_manager::{KeyAlgorithm, SigningKey};
+use mintmark_identity::pem;
 use mintmark_identity::svid::x509::verify::{Usage, verify_x509_svid};
 use mintmark_workload_api::client::x509::{X509Identity, X509Update};
 use mintmark_workload_api::error::ClientError;
@@ -15,7 +16,6 @@ use super::{client_failure, workload_client};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::note;
-use crate::pem;
 
 /// First and longest pause between two attempts to open the stream again.
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -53,7 +53,7 @@ pub async fn run(write: Option<&Path>, watch: bool, context: &Context) -> Result
                 if !error.is_retryable() {
                     return Err(client_failure("fetch X.509-SVIDs", &error));
                 }
-                note(&format!("{error}; trying again"))?;
+                note(&format!("{error}; trying again"));
                 pause = if seen {
                     RETRY_MIN
                 } else {
@@ -96,7 +96,7 @@ async fn follow(write: Option<&Path>, context: &Context) -> Result<std::convert:
         let update = match stream.next().await {
             Ok(update) => update,
             Err(error @ ClientError::Malformed { .. }) => {
-                note(&error.to_string()).map_err(Stop::Failure)?;
+                note(&error.to_string());
                 continue;
             }
             Err(error) => return Err(Stop::Stream { seen, error }),
@@ -129,16 +129,9 @@ fn documents(
     }
     if let Some(directory) = write {
         for (index, (_, authorities)) in update.federated.iter().enumerate() {
-            let text: String = authorities
-                .iter()
-                .map(|der| pem::encode("CERTIFICATE", der))
-                .collect();
-            write_file(
-                &directory.join(format!("federated_bundle.{index}.pem")),
-                &text,
-                0o644,
-                context,
-            )?;
+            let text = pem::encode_certificates(authorities);
+            let path = directory.join(format!("federated_bundle.{index}.pem"));
+            context.write(&path, &text, 0o644)?;
         }
     }
     Ok(documents)
@@ -224,56 +217,29 @@ fn write_files(
     identity: &X509Identity,
     context: &Context,
 ) -> Result<Vec<String>, Failure> {
-    let disk = &*context.host.disk;
-    if !disk.exists(directory).unwrap_or(false) {
-        disk.create_dir_all(directory, 0o700)
-            .map_err(|e| unwritable(directory, &e))?;
-    }
-    let certificates = |ders: &[Vec<u8>]| -> String {
-        ders.iter()
-            .map(|der| pem::encode("CERTIFICATE", der))
-            .collect()
-    };
+    context.make_directory(directory)?;
     let files = [
         (
             format!("svid.{index}.key"),
-            pem::encode("PRIVATE KEY", identity.private_key.expose()),
+            pem::encode(pem::PRIVATE_KEY, identity.private_key.expose()),
             0o600,
         ),
         (
             format!("svid.{index}.pem"),
-            certificates(&identity.chain),
+            pem::encode_certificates(&identity.chain),
             0o644,
         ),
         (
             format!("bundle.{index}.pem"),
-            certificates(&identity.bundle),
+            pem::encode_certificates(&identity.bundle),
             0o644,
         ),
     ];
     let mut written = Vec::new();
     for (name, text, mode) in files {
         let path = directory.join(name);
-        write_file(&path, &text, mode, context)?;
+        context.write(&path, &text, mode)?;
         written.push(path.display().to_string());
     }
     Ok(written)
-}
-
-/// Writes one file as a whole.
-pub fn write_file(path: &Path, text: &str, mode: u32, context: &Context) -> Result<(), Failure> {
-    context
-        .host
-        .disk
-        .write_atomic(path, text.as_bytes(), mode)
-        .map_err(|e| unwritable(path, &e))
-}
-
-fn unwritable(path: &Path, cause: &std::io::Error) -> Failure {
-    Failure::new(
-        "MM-3416",
-        Exit::Failure,
-        format!("cannot write {}", path.display()),
-    )
-    .because(cause)
 }

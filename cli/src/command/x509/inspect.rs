@@ -5,6 +5,7 @@ use std::path::Path;
 use mintmark_identity::hybrid::{
     ALT_SIGNATURE_ALGORITHM, ALT_SIGNATURE_VALUE, SUBJECT_ALT_PUBLIC_KEY_INFO,
 };
+use mintmark_identity::pem;
 use mintmark_identity::spiffe_id::SpiffeId;
 use mintmark_identity::svid::x509::certificate::Certificate;
 use mintmark_identity::trust_domain::TrustDomain;
@@ -13,7 +14,9 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::pem;
+
+/// What a certificate in DER begins with, and no PEM text does.
+const DER_SEQUENCE: u8 = 0x30;
 
 /// A certificate, as it is printed.
 #[derive(Debug, Serialize)]
@@ -140,18 +143,10 @@ pub fn read(file: &Path, context: &Context) -> Result<Vec<CertificateDer<'static
         .why(why)
         .next("give a PEM file, or one certificate in DER")
     };
-    let bytes = if file.as_os_str() == "-" {
-        context.read_text(file)?.into_bytes()
-    } else {
-        context.host.disk.read(file).map_err(|e| {
-            Failure::new(
-                "MM-3003",
-                Exit::Usage,
-                format!("cannot read {}", file.display()),
-            )
-            .because(&e)
-        })?
-    };
+    let bytes = context.read(file)?;
+    if bytes.first() == Some(&DER_SEQUENCE) {
+        return Ok(vec![CertificateDer::from(bytes)]);
+    }
     let certificates = pem::certificates(&bytes).map_err(|e| wrong(e.to_string()))?;
     if certificates.is_empty() {
         Err(wrong("there is none".to_owned()))

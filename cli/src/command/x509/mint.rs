@@ -3,21 +3,18 @@
 use std::path::Path;
 
 use mintmark_identity::key_manager::{KeyAlgorithm, SigningKey};
-use mintmark_proto::spire::bundle as bundle_api;
-use mintmark_proto::spire::bundle::bundle_client::BundleClient;
+use mintmark_identity::pem;
 use mintmark_proto::spire::svid as wire;
 use mintmark_proto::spire::svid::svid_client::SvidClient;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use serde::Serialize;
 
-use super::fetch::write_file;
-use crate::command::bundle::to_pem;
+use crate::command::bundle;
 use crate::command::entry::document::spiffe_id;
 use crate::connect::request;
 use crate::context::Context;
 use crate::duration::Seconds;
 use crate::failure::{Exit, Failure};
-use crate::pem;
 
 #[derive(Debug, Serialize)]
 struct Minted {
@@ -61,30 +58,13 @@ pub async fn run(
             "the server's answer holds no SVID",
         )
     })?;
-    let asked = bundle_api::GetBundleRequest::default();
-    let bundle = request(
-        "get the bundle",
-        BundleClient::new(channel).get_bundle(asked),
-    )
-    .await?;
-    let bundle = mintmark_identity::bundle::Bundle::try_from(&bundle).map_err(|e| {
-        Failure::new(
-            "MM-3301",
-            Exit::Failure,
-            "the server's bundle cannot be read",
-        )
-        .because(&e)
-    })?;
+    let bundle = bundle::fetch(channel).await?;
     let minted = Minted {
         spiffe_id: id.to_owned(),
         expires_at: svid.expires_at,
-        certificate_pem: svid
-            .cert_chain
-            .iter()
-            .map(|der| pem::encode("CERTIFICATE", der))
-            .collect(),
-        private_key_pem: pem::encode("PRIVATE KEY", &pkcs8),
-        bundle_pem: to_pem(&bundle),
+        certificate_pem: pem::encode_certificates(&svid.cert_chain),
+        private_key_pem: pem::encode(pem::PRIVATE_KEY, &pkcs8),
+        bundle_pem: bundle::to_pem(&bundle),
     };
     match write {
         Some(directory) => write_files(directory, &minted, context),
@@ -120,17 +100,7 @@ fn write_files(directory: &Path, minted: &Minted, context: &Context) -> Result<(
         spiffe_id: String,
         files: Vec<String>,
     }
-    let disk = &*context.host.disk;
-    if !disk.exists(directory).unwrap_or(false) {
-        disk.create_dir_all(directory, 0o700).map_err(|e| {
-            Failure::new(
-                "MM-3416",
-                Exit::Failure,
-                format!("cannot make {}", directory.display()),
-            )
-            .because(&e)
-        })?;
-    }
+    context.make_directory(directory)?;
     let mut files = Vec::new();
     for (name, text, mode) in [
         ("svid.key", &minted.private_key_pem, 0o600),
@@ -138,7 +108,7 @@ fn write_files(directory: &Path, minted: &Minted, context: &Context) -> Result<(
         ("bundle.pem", &minted.bundle_pem, 0o644),
     ] {
         let path = directory.join(name);
-        write_file(&path, text, mode, context)?;
+        context.write(&path, text, mode)?;
         files.push(path.display().to_string());
     }
     let fields = [
