@@ -14,3 +14,4 @@
 )]
 
 pub mod real;
+pub mod sim;

@@ -1,0 +1,3 @@
+//! The simulated machine: whole clusters in one thread, replayed from a seed.
+
+pub mod disk;
