@@ -34,8 +34,10 @@ pub use crate::serve::{ConnectInfo, ConnectionLimits, ListenerMetrics};
 use crate::task::{TaskExecutor, Tasks, panic_message};
 use crate::tls::ServerConfigSource;
 
+pub mod authority;
 mod channel;
 mod deadline;
+mod hpack;
 mod preface;
 
 pub use self::channel::{ChannelOptions, Connected, Target, channel};
@@ -190,7 +192,13 @@ impl Shared {
     ) -> io::Result<(BoxStream, ConnectInfo)> {
         let limit = self.limits.connections.handshake_timeout;
         let (stream, info) = establish(stream, peer, self.tls.as_ref(), ALPN_H2, limit).await?;
-        Ok((read_preface(stream, limit).await?, info))
+        let stream = read_preface(stream, limit).await?;
+        // Over TCP an authority names the host that was dialled.
+        let stream = match info.peer {
+            Peer::Unix(_) => authority::filtered(stream, self.limits.max_header_list_size),
+            Peer::Tcp(_) => stream,
+        };
+        Ok((stream, info))
     }
 
     async fn serve(self: Arc<Self>, stream: BoxStream, info: ConnectInfo, name: &str) {
@@ -203,6 +211,7 @@ impl Shared {
             .auto_date_header(false)
             .max_concurrent_streams(limits.max_concurrent_streams)
             .max_header_list_size(limits.max_header_list_size)
+            .max_frame_size(authority::FRAME_SIZE_MAX)
             .keep_alive_interval(limits.keep_alive_interval)
             .keep_alive_timeout(limits.keep_alive_timeout);
         let shared = Arc::clone(&self);

@@ -21,6 +21,8 @@ use crate::network::{Address, Network, OsNetwork, UnixMode};
 use crate::testing::{MemoryNetwork, MemoryProcess};
 use crate::tls::pki::Pki;
 
+mod local_clients;
+
 /// What a handler learned about its connection, in the headers of its answer.
 async fn who(info: axum::Extension<ConnectInfo>) -> Response<axum::body::Body> {
     let mut response = Response::new(axum::body::Body::empty());
