@@ -76,7 +76,6 @@ async fn the_rust_spiffe_crate_fetches_validates_and_sees_a_rotation() {
 }
 
 #[test]
-#[ignore = "gRPC's C core names the socket in :authority, percent-encoded, and the h2 crate refuses that"]
 fn the_pypi_spiffe_package_fetches_validates_and_sees_a_rotation() {
     let venv = Venv::with("spiffe", &["spiffe==0.3.2"]);
     let dev = Dev::start(&["--x509-ttl", "30s"]);
