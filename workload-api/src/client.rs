@@ -1,7 +1,7 @@
 //! The Workload API, call by call. Every request carries the security header; every answer is checked
 //! before anything of it is handed on (SPIFFE Workload API, sections 4 and 5).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
@@ -21,6 +21,11 @@ pub mod x509;
 
 /// How long connecting may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How long the agent may take over a single answer. Streams have no such limit: an agent that has an
+/// identity to issue first says nothing until it has it.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// Longest hint, in bytes (Workload API, section 8).
+const HINT_MAX: usize = 1_024;
 /// Largest message accepted: a thousand hybrid SVIDs with their bundles.
 const MESSAGE_MAX: usize = 16 * 1024 * 1024;
 
@@ -99,6 +104,35 @@ async fn connect(endpoint: &Endpoint) -> Result<Channel, tonic::transport::Error
                 .await
         }
     }
+}
+
+/// Waits for a single answer.
+async fn answer<T>(
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, ClientError> {
+    match tokio::time::timeout(ANSWER_LIMIT, call).await {
+        Ok(answer) => Ok(answer?.into_inner()),
+        Err(_) => Err(ClientError::Timeout(ANSWER_LIMIT)),
+    }
+}
+
+/// Of several entries with one hint the first counts (Workload API, sections 5.2.1 and 6.2.1); any
+/// number may have none.
+fn first_of_each_hint<T>(entries: Vec<T>, hint: impl Fn(&T) -> &str) -> Vec<T> {
+    let mut seen = BTreeSet::new();
+    entries
+        .into_iter()
+        .filter(|entry| hint(entry).is_empty() || seen.insert(hint(entry).to_owned()))
+        .collect()
+}
+
+/// A label that is not longer than labels may be.
+fn checked_hint(hint: String) -> Result<String, ClientError> {
+    if hint.len() > HINT_MAX {
+        let reason = format!("has {} bytes, more than {HINT_MAX}", hint.len());
+        return Err(ClientError::malformed("hint", reason));
+    }
+    Ok(hint)
 }
 
 /// X.509 authorities of one trust domain, each DER.

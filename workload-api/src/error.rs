@@ -1,6 +1,12 @@
 //! What can go wrong between an application and its agent, and what to do about it.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use mintmark_identity::clock::Timestamp;
 use mintmark_identity::spiffe_id::SpiffeIdError;
+use mintmark_identity::svid::jwt::JwtSvidError;
+use mintmark_identity::svid::x509::verify::X509SvidError;
 
 /// A failed call to the Workload API.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +37,7 @@ pub enum ClientError {
     Unsupported(String),
     /// No answer in time.
     #[error("no answer within {0:?}")]
-    Timeout(std::time::Duration),
+    Timeout(Duration),
     /// The answer lacks something it must have, or holds something it must not: discard it and keep
     /// what you hold.
     #[error("the agent's answer is malformed: {field}: {reason}")]
@@ -51,8 +57,21 @@ pub enum ClientError {
 
 impl ClientError {
     /// Whether the same call may succeed later.
-    pub fn is_retryable(&self) -> bool {
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
         !matches!(self, Self::Invalid(_) | Self::Unsupported(_))
+    }
+
+    /// Whether the agent says that this process is nobody: what it gave before is withdrawn.
+    #[must_use]
+    pub const fn is_no_identity(&self) -> bool {
+        matches!(self, Self::NoIdentity(_))
+    }
+
+    /// Whether only this one answer is to be discarded, and the stream goes on.
+    #[must_use]
+    pub const fn is_malformed(&self) -> bool {
+        matches!(self, Self::Malformed { .. })
     }
 
     pub(crate) fn malformed(field: &'static str, reason: impl Into<String>) -> Self {
@@ -77,5 +96,77 @@ impl From<tonic::Status> for ClientError {
             tonic::Code::Unimplemented => Self::Unsupported(message),
             _ => Self::Other(Box::new(status)),
         }
+    }
+}
+
+/// Why a source cannot give what was asked of it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// The agent refuses the request itself, or does not offer this. The source has ended: repeating it
+    /// would not help.
+    #[error("the agent refuses")]
+    Refused(#[source] Arc<ClientError>),
+    /// The agent gave nothing within the time for the first value.
+    #[error("the agent gave nothing usable within {waited:?}")]
+    NotReady {
+        /// How long it was waited.
+        waited: Duration,
+        /// What failed last, if anything did.
+        #[source]
+        last: Option<Arc<ClientError>>,
+    },
+    /// The agent says that this process has no identity any more. The source goes on: it may get one.
+    #[error("the agent withdrew the identity of this process")]
+    Withdrawn(#[source] Arc<ClientError>),
+    /// What is held is out of date, and nothing newer came: the agent is away, or cannot renew.
+    #[error("the SVID expired at {not_after}, and the agent gave no newer one")]
+    Expired {
+        /// When.
+        not_after: Timestamp,
+    },
+    /// No identity has this label.
+    #[error("no identity has the hint {0:?}")]
+    NoSuchHint(String),
+    /// Somebody's chain is not an X.509-SVID that can be believed.
+    #[error("the chain is no X.509-SVID that can be believed")]
+    NotAnSvid(#[from] X509SvidError),
+    /// Somebody's token is not a JWT-SVID that can be believed.
+    #[error("the token is no JWT-SVID that can be believed")]
+    NotAToken(#[from] JwtSvidError),
+    /// A single call failed.
+    #[error("the call to the agent failed")]
+    Call(#[from] ClientError),
+    /// The source's task has ended with its runtime.
+    #[error("the source has stopped")]
+    Stopped,
+}
+
+impl SourceError {
+    /// Whether the same may succeed later without anybody changing this program.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::NotReady { .. } | Self::Withdrawn(_) | Self::Expired { .. } => true,
+            Self::Call(error) => error.is_retryable(),
+            _ => false,
+        }
+    }
+
+    /// Whether the agent says that this process is nobody.
+    #[must_use]
+    pub fn is_no_identity(&self) -> bool {
+        match self {
+            Self::Withdrawn(error) => error.is_no_identity(),
+            Self::NotReady { last, .. } => last.as_ref().is_some_and(|last| last.is_no_identity()),
+            Self::Call(error) => error.is_no_identity(),
+            _ => false,
+        }
+    }
+
+    /// Whether the agent will never answer this.
+    #[must_use]
+    pub const fn is_refused(&self) -> bool {
+        matches!(self, Self::Refused(_))
     }
 }

@@ -3,19 +3,20 @@
 use std::collections::BTreeMap;
 
 use mintmark_identity::spiffe_id::SpiffeId;
+use mintmark_identity::svid::jwt::UnverifiedJwtSvid;
 use mintmark_identity::trust_domain::TrustDomain;
 use mintmark_proto::spiffe::workload as wire;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use serde_json::json;
 
-use super::{Client, trust_domain};
+use super::{Client, answer, checked_hint, first_of_each_hint, trust_domain};
 use crate::error::ClientError;
 
 /// A JWT-SVID as the agent sent it.
 #[derive(Clone)]
 pub struct JwtToken {
-    /// Its subject, as the agent named it.
+    /// Its subject: the agent named it, and the token says the same.
     pub spiffe_id: SpiffeId,
     /// The compact JWS. Whoever has it can use it until it expires.
     pub token: String,
@@ -54,14 +55,26 @@ impl Client {
             audience: audience.to_vec(),
             spiffe_id: spiffe_id.map(ToString::to_string).unwrap_or_default(),
         };
-        let response = self.service.fetch_jwtsvid(request).await?.into_inner();
+        let response = answer(self.service.fetch_jwtsvid(request)).await?;
         if response.svids.is_empty() {
             return Err(ClientError::malformed("svids", "is empty"));
         }
-        response.svids.into_iter().map(token).collect()
+        let tokens = response
+            .svids
+            .into_iter()
+            .map(token)
+            .collect::<Result<Vec<_>, _>>()?;
+        if let Some(asked) = spiffe_id
+            && let Some(other) = tokens.iter().find(|token| token.spiffe_id != *asked)
+        {
+            let reason = format!("{} was not asked for", other.spiffe_id);
+            return Err(ClientError::malformed("spiffe_id", reason));
+        }
+        Ok(first_of_each_hint(tokens, |token| &token.hint))
     }
 
-    /// Has the agent validate a token for an audience.
+    /// Has the agent validate a token for an audience. This is how tokens should be validated: the
+    /// agent knows every bundle and every rule (Workload API, section 6.3).
     ///
     /// # Errors
     /// [`ClientError::Invalid`] when the token is not valid.
@@ -74,7 +87,7 @@ impl Client {
             audience: audience.to_owned(),
             svid: token.to_owned(),
         };
-        let response = self.service.validate_jwtsvid(request).await?.into_inner();
+        let response = answer(self.service.validate_jwtsvid(request)).await?;
         let spiffe_id = response
             .spiffe_id
             .parse()
@@ -95,12 +108,40 @@ impl Client {
     pub async fn fetch_jwt_bundles(
         &mut self,
     ) -> Result<BTreeMap<TrustDomain, Vec<u8>>, ClientError> {
-        let mut messages = self
+        self.watch_jwt_bundles().await?.next().await
+    }
+
+    /// Opens the stream of JWT bundles.
+    ///
+    /// # Errors
+    /// What the agent answers; see [`ClientError`].
+    pub async fn watch_jwt_bundles(&mut self) -> Result<JwtBundlesStream, ClientError> {
+        let messages = self
             .service
             .fetch_jwt_bundles(wire::JwtBundlesRequest {})
             .await?
             .into_inner();
-        let message = messages.message().await?.ok_or(ClientError::Closed)?;
+        Ok(JwtBundlesStream { messages })
+    }
+}
+
+/// An open stream of JWT bundles.
+#[derive(Debug)]
+pub struct JwtBundlesStream {
+    messages: tonic::Streaming<wire::JwtBundlesResponse>,
+}
+
+impl JwtBundlesStream {
+    /// The next whole state, a JWK set for each trust domain; waits until something changes.
+    ///
+    /// # Errors
+    /// [`ClientError::Malformed`] for an answer to discard (the stream stays open), anything else when
+    /// the stream ended.
+    pub async fn next(&mut self) -> Result<BTreeMap<TrustDomain, Vec<u8>>, ClientError> {
+        let message = self.messages.message().await?.ok_or(ClientError::Closed)?;
+        if message.bundles.is_empty() {
+            return Err(ClientError::malformed("bundles", "is empty"));
+        }
         message
             .bundles
             .into_iter()
@@ -117,10 +158,18 @@ fn token(svid: wire::Jwtsvid) -> Result<JwtToken, ClientError> {
     if svid.svid.is_empty() {
         return Err(ClientError::malformed("svid", "is empty"));
     }
+    let content = UnverifiedJwtSvid::parse(&svid.svid)
+        .map_err(|error| ClientError::malformed("svid", error.to_string()))?;
+    if content.spiffe_id != spiffe_id {
+        return Err(ClientError::malformed(
+            "spiffe_id",
+            "is not the subject of the token",
+        ));
+    }
     Ok(JwtToken {
         spiffe_id,
         token: svid.svid,
-        hint: svid.hint,
+        hint: checked_hint(svid.hint)?,
     })
 }
 

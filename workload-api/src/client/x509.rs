@@ -1,13 +1,15 @@
 //! X.509-SVIDs and bundles.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use mintmark_identity::secret::SecretBytes;
 use mintmark_identity::spiffe_id::SpiffeId;
 use mintmark_identity::trust_domain::TrustDomain;
 use mintmark_proto::spiffe::workload as wire;
 
-use super::{Client, X509Authorities, authorities, private_key, split_der};
+use super::{
+    Client, X509Authorities, authorities, checked_hint, first_of_each_hint, private_key, split_der,
+};
 use crate::error::ClientError;
 
 /// One identity as the agent sent it. The certificate is not yet verified.
@@ -54,7 +56,40 @@ impl X509Stream {
     }
 }
 
+/// An open stream of X.509 bundles.
+#[derive(Debug)]
+pub struct X509BundlesStream {
+    messages: tonic::Streaming<wire::X509BundlesResponse>,
+}
+
+impl X509BundlesStream {
+    /// The next whole state, the own trust domain included; waits until something changes.
+    ///
+    /// # Errors
+    /// As for [`X509Stream::next`].
+    pub async fn next(&mut self) -> Result<BTreeMap<TrustDomain, X509Authorities>, ClientError> {
+        let message = self.messages.message().await?.ok_or(ClientError::Closed)?;
+        if message.bundles.is_empty() {
+            return Err(ClientError::malformed("bundles", "is empty"));
+        }
+        authorities("bundles", &message.bundles)
+    }
+}
+
 impl Client {
+    /// Opens the stream of X.509 bundles, for those who verify others and are nobody themselves.
+    ///
+    /// # Errors
+    /// What the agent answers; see [`ClientError`].
+    pub async fn watch_x509_bundles(&mut self) -> Result<X509BundlesStream, ClientError> {
+        let messages = self
+            .service
+            .fetch_x509_bundles(wire::X509BundlesRequest {})
+            .await?
+            .into_inner();
+        Ok(X509BundlesStream { messages })
+    }
+
     /// Opens the stream of X.509-SVIDs.
     ///
     /// # Errors
@@ -82,17 +117,13 @@ fn update(message: wire::X509svidResponse) -> Result<X509Update, ClientError> {
         return Err(ClientError::malformed("svids", "is empty"));
     }
     let federated = authorities("federated_bundles", &message.federated_bundles)?;
-    let mut hints = BTreeSet::new();
-    let mut identities = Vec::with_capacity(message.svids.len());
-    for svid in message.svids {
-        let identity = identity(svid)?;
-        // Of several with one hint the first counts (Workload API, section 5.2.1).
-        if identity.hint.is_empty() || hints.insert(identity.hint.clone()) {
-            identities.push(identity);
-        }
-    }
+    let identities = message
+        .svids
+        .into_iter()
+        .map(identity)
+        .collect::<Result<Vec<_>, _>>()?;
     Ok(X509Update {
-        identities,
+        identities: first_of_each_hint(identities, |identity| &identity.hint),
         federated,
     })
 }
@@ -116,7 +147,7 @@ fn identity(svid: wire::X509svid) -> Result<X509Identity, ClientError> {
         chain,
         private_key,
         bundle,
-        hint: svid.hint,
+        hint: checked_hint(svid.hint)?,
     })
 }
 
