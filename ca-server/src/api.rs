@@ -13,6 +13,7 @@ pub mod audit;
 pub mod bundle;
 pub mod caller;
 pub mod cluster;
+pub mod consistency;
 pub mod entry;
 pub mod filter;
 #[cfg(test)]

@@ -65,6 +65,8 @@ pub struct RawConfig {
     pub join: Option<RawJoin>,
     /// Where the audit log is copied to.
     pub audit: RawAudit,
+    /// Consensus.
+    pub raft: RawRaft,
     /// Logging.
     pub log: RawLog,
 }
@@ -141,6 +143,14 @@ pub struct RawJoin {
     pub token_file: Option<PathBuf>,
     /// Hash of the trust-domain key, 64 hexadecimal digits.
     pub pin: String,
+}
+
+/// `[raft]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawRaft {
+    /// Log entries between two snapshots; default 10000.
+    pub snapshot_entries: Option<u64>,
 }
 
 /// `[audit]`

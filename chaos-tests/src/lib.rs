@@ -1,6 +1,7 @@
 //! Whole clusters under faults.
 //!
-//! `real` runs the real binaries on this machine, with real clients beside them. Everything here is
+//! `sim` runs servers, agents and workloads in one thread, from one number; `invariant` says what must
+//! hold of them. `real` runs the real binaries on this machine, with real clients beside them. Everything here is
 //! a test tool: it may panic, read files and start processes, and no product crate depends on it.
 
 #![allow(
@@ -13,5 +14,13 @@
     reason = "a test tool stands outside the product: it meets the machine directly and fails loudly"
 )]
 
+pub mod invariant;
+pub mod linearizability;
+pub mod oracle;
+pub mod panics;
 pub mod real;
 pub mod sim;
+pub mod view;
+
+#[cfg(not(tokio_unstable))]
+compile_error!("the simulation replays only with --cfg tokio_unstable; see .cargo/config.toml");

@@ -10,6 +10,8 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::validity::{LEAVES_PER_AUTHORITY, Validity};
 
+/// An SVID is renewed at most so often in its life, whatever the clock says.
+const RENEWALS_PER_LIFE: u32 = 20;
 /// Renewal falls due at this part of an SVID's life, in thousandths …
 const RENEWAL_EARLIEST: u64 = 400;
 /// … up to this one: early enough that more than half of the life remains to ride out an outage
@@ -21,6 +23,15 @@ const RENEWAL_SPREAD: u64 = 80;
 #[must_use]
 pub fn renewal_due(validity: Validity, draw: u64) -> Timestamp {
     renewal_due_between(validity.issue_time(), validity.not_after, draw)
+}
+
+/// The same for whoever received the SVID at `received`, by a clock of its own: never sooner than a
+/// twentieth of its life after that. To a clock that runs ahead every new SVID looks half spent; it
+/// asks for the next one a bounded number of times, not in a loop.
+#[must_use]
+pub fn renewal_due_once_received(validity: Validity, received: Timestamp, draw: u64) -> Timestamp {
+    let life = validity.not_after.since(validity.issue_time());
+    renewal_due(validity, draw).max(received.saturating_add(life / RENEWALS_PER_LIFE))
 }
 
 /// When something without a backdate, such as a JWT-SVID, should be renewed.
@@ -252,6 +263,21 @@ mod tests {
         };
         let due = authority_due(Some(authority()), Some(stale), at(13 * 3_600));
         assert_eq!(due, AuthorityDue::Prepare);
+    }
+
+    #[test]
+    fn a_clock_that_runs_ahead_does_not_renew_in_a_loop() {
+        let hour = Validity::issued_at(at(1_000_000), Duration::from_secs(3_600));
+        let right = at(1_000_001);
+        assert_eq!(
+            renewal_due_once_received(hour, right, 7),
+            renewal_due(hour, 7)
+        );
+        let ahead = at(1_000_000 + 3_000);
+        assert_eq!(
+            renewal_due_once_received(hour, ahead, 7),
+            at(1_000_000 + 3_180)
+        );
     }
 
     proptest! {

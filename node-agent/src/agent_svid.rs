@@ -9,7 +9,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use mintmark_identity::{
-    clock::Timestamp, entropy::draw_u64, rotation::renewal_due, secret::SecretBytes,
+    clock::Timestamp, entropy::draw_u64, rotation::renewal_due_once_received, secret::SecretBytes,
     svid::x509::X509Svid, tls::BundleSource, trust_domain::TrustDomain,
 };
 use mintmark_proto::mintmark::agent::v1::IssueX509Request;
@@ -407,7 +407,7 @@ impl AgentSvid {
         let svid = X509Svid::new(certificates, SecretBytes::from(key.pkcs8))
             .map_err(|error| Failure::Passing(error.to_string()))?;
         let draw = draw_u64(self.host.entropy.as_ref());
-        let renew_at = renewal_due(accepted.validity, draw);
+        let renew_at = renewal_due_once_received(accepted.validity, now, draw);
         let own = Own {
             svid: Arc::new(svid),
             chain: accepted.chain,

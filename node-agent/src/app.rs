@@ -24,6 +24,7 @@ use crate::{
     config::Config,
     listeners::Listeners,
     trust::TrustError,
+    workload::Workloads,
 };
 
 pub mod assemble;
@@ -147,6 +148,20 @@ impl Agent {
     /// # Errors
     /// See [`StartError`]; nothing runs then.
     pub async fn start(host: Host, config: Config) -> Result<RunningAgent, StartError> {
+        let workloads = assemble::workloads(&host, &config);
+        Self::start_attesting(host, config, workloads).await
+    }
+
+    /// The same with other workload attestors than those of the configuration: for machines
+    /// that are simulated, and for programs that embed an agent and bring their own.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing runs then.
+    pub async fn start_attesting(
+        host: Host,
+        config: Config,
+        workloads: Workloads,
+    ) -> Result<RunningAgent, StartError> {
         tracing::info!(
             ?config,
             version = env!("CARGO_PKG_VERSION"),
@@ -155,7 +170,7 @@ impl Agent {
         let opened = open(&host, &config)?;
         let (drain, watch) = mintmark_runtime::drain::drain();
         let (tasks, readiness) = (Tasks::new(), Readiness::new());
-        let core = Core::new(&host, &config, &opened, watch.clone())?;
+        let core = Core::new(&host, &config, &opened, workloads, watch.clone())?;
         let listeners = Listeners::bind(&host, &config).await?;
         let probes = listeners.probes_address();
         listeners.serve(&core, &config, &tasks, &watch, &readiness);

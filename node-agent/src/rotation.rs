@@ -9,8 +9,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use mintmark_identity::{
-    bundle::Bundle, clock::Timestamp, entropy::draw_u64, entry::EntryId, rotation::renewal_due,
-    secret::SecretBytes,
+    bundle::Bundle, clock::Timestamp, entropy::draw_u64, entry::EntryId,
+    rotation::renewal_due_once_received, secret::SecretBytes,
 };
 use mintmark_runtime::{Host, task::periodic::Wake};
 use tokio_util::sync::CancellationToken;
@@ -435,7 +435,7 @@ fn cached(asked: Asked, accepted: Accepted, draw: u64, now: Timestamp) -> Cached
         authority_id: accepted.authority_id,
         validity: accepted.validity,
         received_at: now,
-        renew_at: renewal_due(accepted.validity, draw),
+        renew_at: renewal_due_once_received(accepted.validity, now, draw),
         draw,
     }
 }

@@ -28,6 +28,9 @@ impl wire::agent_server::Agent for AgentService {
         &self,
         request: Request<wire::CountAgentsRequest>,
     ) -> Result<Response<wire::CountAgentsResponse>, Status> {
+        // A caller that may not ask does not make the quorum answer.
+        self.0.permit(&request, Action::CountAgents).map(drop)?;
+        self.0.fresh_enough(&request).await?;
         self.0.count_agents(&request)
     }
 
@@ -35,6 +38,9 @@ impl wire::agent_server::Agent for AgentService {
         &self,
         request: Request<wire::ListAgentsRequest>,
     ) -> Result<Response<wire::ListAgentsResponse>, Status> {
+        // A caller that may not ask does not make the quorum answer.
+        self.0.permit(&request, Action::ListAgents).map(drop)?;
+        self.0.fresh_enough(&request).await?;
         self.0.list_agents(&request)
     }
 
@@ -42,6 +48,9 @@ impl wire::agent_server::Agent for AgentService {
         &self,
         request: Request<wire::GetAgentRequest>,
     ) -> Result<Response<types::Agent>, Status> {
+        // A caller that may not ask does not make the quorum answer.
+        self.0.permit(&request, Action::GetAgent).map(drop)?;
+        self.0.fresh_enough(&request).await?;
         self.0.get_agent(&request)
     }
 

@@ -42,6 +42,7 @@ impl wire::entry_server::Entry for EntryService {
         request: Request<wire::CountEntriesRequest>,
     ) -> Result<Response<wire::CountEntriesResponse>, Status> {
         let _permit = self.0.permit(&request, Action::CountEntries)?;
+        self.0.fresh_enough(&request).await?;
         let filter = Filter::of_count(request.get_ref().filter.as_ref())?;
         let count = self
             .0
@@ -56,6 +57,7 @@ impl wire::entry_server::Entry for EntryService {
         request: Request<wire::ListEntriesRequest>,
     ) -> Result<Response<wire::ListEntriesResponse>, Status> {
         let _permit = self.0.permit(&request, Action::ListEntries)?;
+        self.0.fresh_enough(&request).await?;
         let request = request.get_ref();
         let filter = Filter::of_list(request.filter.as_ref())?;
         let page = Page::from_wire(request.page_size, &request.page_token)?;
@@ -84,6 +86,7 @@ impl wire::entry_server::Entry for EntryService {
         request: Request<wire::GetEntryRequest>,
     ) -> Result<Response<types::Entry>, Status> {
         let _permit = self.0.permit(&request, Action::GetEntry)?;
+        self.0.fresh_enough(&request).await?;
         let request = request.get_ref();
         let id = parse_id(&request.id)?;
         let mask = request.output_mask.as_ref();
@@ -234,6 +237,12 @@ impl EntryService {
         request: &wire::BatchUpdateEntryRequest,
     ) -> Result<Vec<Outcome>, ApiError> {
         let body = |updates| command::Body::UpdateEntries(UpdateEntries { updates });
+        if !request.entries.iter().all(|entry| self.knows(entry)) {
+            // Another server may have acknowledged an entry that has not arrived here yet: what was
+            // acknowledged anywhere is not said to be absent.
+            let read = self.0.consensus.read_index().await;
+            read.map_err(|_| ApiError::Stale)?;
+        }
         let asked = request.entries.iter();
         let asked = asked
             .map(|entry| self.updated(entry, request.input_mask.as_ref()))
@@ -261,6 +270,12 @@ impl EntryService {
             }
         }
         Ok(outcomes)
+    }
+
+    /// Whether the entry that an update names is in the state here; true of an update that names none.
+    fn knows(&self, update: &types::Entry) -> bool {
+        let id = parse_id(&update.id);
+        id.is_err() || id.is_ok_and(|id| self.0.consensus.read(|state| state.entry(&id).is_some()))
     }
 
     fn updated(

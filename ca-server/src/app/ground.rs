@@ -168,7 +168,8 @@ impl Ground {
             ClusterId(cluster_id),
             record.peer_address.clone(),
             self.place.raft_folder(),
-        );
+        )
+        .with_snapshots_every(self.config.snapshot_entries);
         let auth = Arc::new(self.peers.clone());
         let consensus = Consensus::open(&self.host, &raft, auth, &self.tasks).await?;
         self.peers.follow(consensus.clone());

@@ -29,6 +29,10 @@ pub const PEER_PORT: u16 = 8082;
 pub const DEFAULT_NAME: &str = "server";
 /// A name is shown in tables; longer ones are refused.
 const NAME_MAX: usize = 64;
+/// Log entries between two snapshots, when nobody says.
+pub const SNAPSHOT_ENTRIES: u64 = 10_000;
+/// Fewer would write a snapshot for nearly every command.
+const SNAPSHOT_ENTRIES_MIN: u64 = 20;
 /// `iss` is in every token; a longer one is refused.
 const ISSUER_MAX: usize = 512;
 
@@ -59,6 +63,8 @@ pub struct Config {
     pub join: Option<Join>,
     /// Files that the audit log is copied to.
     pub sinks: Vec<SinkFile>,
+    /// Log entries between two snapshots.
+    pub snapshot_entries: u64,
     /// Filter of log messages.
     pub log_level: String,
     /// How log messages are written.
@@ -178,6 +184,11 @@ impl RawConfig {
         let (name, jwt_issuer) = self.check_texts(&mut faults);
         let sinks = self.check_sinks(&mut faults);
         let log_format = self.check_log_format(&mut faults);
+        let snapshot_entries = self.raft.snapshot_entries.unwrap_or(SNAPSHOT_ENTRIES);
+        if snapshot_entries < SNAPSHOT_ENTRIES_MIN {
+            let problem = format!("is {snapshot_entries}, but at least {SNAPSHOT_ENTRIES_MIN}");
+            faults.add("raft.snapshot_entries", problem);
+        }
         match (trust_domain, listen, log_format) {
             (Some(trust_domain), Some(listen), Some(log_format)) if faults.0.is_empty() => {
                 Ok(Config {
@@ -193,6 +204,7 @@ impl RawConfig {
                     development: self.settings.development,
                     join,
                     sinks,
+                    snapshot_entries,
                     log_level: self.log.level.clone().unwrap_or_else(|| "info".to_owned()),
                     log_format,
                 })

@@ -111,6 +111,16 @@ impl RaftConfig {
         }
     }
 
+    /// The same with a snapshot after so many entries, a tenth of which stay in the log.
+    #[must_use]
+    pub fn with_snapshots_every(self, entries: u64) -> Self {
+        Self {
+            snapshot_every: entries,
+            entries_kept: entries / KEPT_PART,
+            ..self
+        }
+    }
+
     /// Where the files lie.
     #[must_use]
     pub fn paths(&self) -> StorePaths {
@@ -141,5 +151,7 @@ impl RaftConfig {
     }
 }
 
+/// Of the entries between two snapshots, the part that stays in the log.
+const KEPT_PART: u64 = 10;
 /// Entries of one message; bytes are bounded by the log store.
 const ENTRIES_PER_MESSAGE: u64 = 300;

@@ -56,6 +56,7 @@ impl Core {
         host: &Host,
         config: &Config,
         opened: &Opened,
+        workloads: Workloads,
         drain: DrainWatch,
     ) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::default());
@@ -81,7 +82,7 @@ impl Core {
             cache: cache.clone(),
             tokens: Tokens::new(config.limits.jwt_svids),
             issuer,
-            workloads: workloads(host, config),
+            workloads,
             streams: Streams::new(config.limits.streams_per_uid, metrics.streams.clone()),
             push_splay: config.push_splay,
             drain,
@@ -203,7 +204,8 @@ impl Core {
     }
 }
 
-fn workloads(host: &Host, config: &Config) -> Workloads {
+/// What the configuration says that workloads are attested with.
+pub(super) fn workloads(host: &Host, config: &Config) -> Workloads {
     let proc = Arc::new(OsProc::new(Arc::clone(&host.disk)));
     let unix = UnixAttestor::new(Arc::clone(&host.disk), proc, config.workload);
     Workloads::new(vec![Box::new(unix)])

@@ -1,0 +1,301 @@
+//! Runs simulations, seed after seed, on all cores, for as long as one likes.
+//!
+//!     cargo run --profile simulation -p chaos-tests --bin fuzz -- --seeds 1000
+//!     cargo run --profile simulation -p chaos-tests --bin fuzz -- --minutes 60
+//!     cargo run --profile simulation -p chaos-tests --bin fuzz -- --seed 4711 --trace
+//!
+//! Each seed runs in a process of its own, so that one that aborts takes nothing along. Ends with 1
+//! when a seed broke a property or a fault that was to be tried never became active.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::exit,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test tool stands outside the product"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use chaos_tests::sim::plan::{FAULT_KINDS, Plan};
+use chaos_tests::sim::run::run;
+use clap::Parser;
+use serde::{Deserialize, Serialize};
+
+/// Seeded simulations of whole trust domains.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Run this one seed, here, and print what came of it.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// With --seed: print everything that happened.
+    #[arg(long, requires = "seed")]
+    trace: bool,
+    /// With --seed: print the daemons' log messages too (RUST_LOG filters them).
+    #[arg(long, requires = "seed")]
+    log: bool,
+    /// With --seed: without faults.
+    #[arg(long, requires = "seed")]
+    calm: bool,
+    /// With --seed: print one line of JSON.
+    #[arg(long, requires = "seed", hide = true)]
+    json: bool,
+    /// How many seeds.
+    #[arg(long, default_value_t = u64::MAX)]
+    seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// How many minutes.
+    #[arg(long)]
+    minutes: Option<u64>,
+    /// How many at a time; all cores when not said.
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Run each seed twice and compare the traces.
+    #[arg(long)]
+    twice: bool,
+}
+
+/// What one seed's process says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Report {
+    seed: u64,
+    violation: Option<String>,
+    digest: String,
+    coverage: BTreeMap<String, u64>,
+    virtual_seconds: f64,
+    svids: usize,
+    leaves: usize,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.seed {
+        Some(seed) => one(seed, &arguments),
+        None => many(&arguments),
+    }
+}
+
+fn one(seed: u64, arguments: &Arguments) -> ExitCode {
+    if arguments.log {
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_timer(SimulatedTime)
+            .init();
+    }
+    let plan = Plan::of(seed);
+    let plan = if arguments.calm { plan.calm() } else { plan };
+    let outcome = run(&plan);
+    let report = Report {
+        seed,
+        violation: outcome.violation.as_ref().map(ToString::to_string),
+        digest: outcome.digest,
+        coverage: outcome
+            .coverage
+            .iter()
+            .map(|(kind, count)| ((*kind).to_owned(), *count))
+            .collect(),
+        virtual_seconds: outcome.elapsed.as_secs_f64(),
+        svids: outcome.svids,
+        leaves: outcome.leaves,
+    };
+    if arguments.trace {
+        println!("{:#?}", plan.shape);
+        for line in &outcome.trace {
+            println!("{line}");
+        }
+    }
+    if arguments.json {
+        println!(
+            "{}",
+            serde_json::to_string(&report).expect("a report is JSON")
+        );
+    } else {
+        println!("{}", in_words(&report));
+    }
+    ExitCode::from(u8::from(report.violation.is_some()))
+}
+
+fn in_words(report: &Report) -> String {
+    let Report {
+        seed,
+        virtual_seconds,
+        svids,
+        leaves,
+        digest,
+        ..
+    } = report;
+    let size = format!("{virtual_seconds:.1} s, {svids} SVIDs, {leaves} leaves");
+    match &report.violation {
+        None => format!("seed {seed}: good ({size}, trace {})", &digest[..16]),
+        Some(violation) => format!(
+            "seed {seed}: {violation}\n  ({size})\n  again: cargo run --profile simulation -p chaos-tests --bin fuzz -- --seed {seed} --trace"
+        ),
+    }
+}
+
+struct SimulatedTime;
+
+impl tracing_subscriber::fmt::time::FormatTime for SimulatedTime {
+    fn format_time(
+        &self,
+        writer: &mut tracing_subscriber::fmt::format::Writer<'_>,
+    ) -> std::fmt::Result {
+        let elapsed = turmoil::in_simulation()
+            .then(turmoil::sim_elapsed)
+            .flatten();
+        write!(writer, "{:9.3}", elapsed.unwrap_or_default().as_secs_f64())
+    }
+}
+
+/// What many seeds came to.
+#[derive(Debug, Default)]
+struct Tally {
+    good: u64,
+    bad: Vec<String>,
+    coverage: BTreeMap<String, u64>,
+    svids: usize,
+    leaves: usize,
+    virtual_seconds: f64,
+}
+
+fn many(arguments: &Arguments) -> ExitCode {
+    let began = Instant::now();
+    let limit = arguments
+        .minutes
+        .map(|minutes| Duration::from_secs(minutes * 60));
+    let jobs = arguments
+        .jobs
+        .or_else(|| std::thread::available_parallelism().ok().map(Into::into))
+        .unwrap_or(1);
+    let next = AtomicU64::new(0);
+    let tally = Mutex::new(Tally::default());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    if n >= arguments.seeds || limit.is_some_and(|limit| began.elapsed() > limit) {
+                        return;
+                    }
+                    let seed = arguments.from + n;
+                    let result = child(seed).and_then(|report| {
+                        if arguments.twice {
+                            child(seed).and_then(|again| same(&report, &again))?;
+                        }
+                        Ok(report)
+                    });
+                    note(&tally, seed, result);
+                }
+            });
+        }
+    });
+    let tally = tally.into_inner().expect("no thread panicked");
+    conclude(&tally, began.elapsed())
+}
+
+fn same(report: &Report, again: &Report) -> Result<(), String> {
+    if report.digest == again.digest {
+        return Ok(());
+    }
+    Err(format!(
+        "seed {}: two runs differ ({} and {})",
+        report.seed,
+        &report.digest[..16],
+        &again.digest[..16]
+    ))
+}
+
+/// Runs one seed in a process of its own.
+fn child(seed: u64) -> Result<Report, String> {
+    let own = std::env::current_exe().map_err(|error| error.to_string())?;
+    let output = Command::new(own)
+        .args(["--json", "--seed", &seed.to_string()])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| error.to_string())?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let report = text
+        .lines()
+        .last()
+        .and_then(|line| serde_json::from_str(line).ok());
+    report.ok_or_else(|| {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        format!(
+            "seed {seed}: the process ended with {}: {errors}",
+            output.status
+        )
+    })
+}
+
+fn note(tally: &Mutex<Tally>, seed: u64, result: Result<Report, String>) {
+    let mut tally = tally.lock().expect("no thread panicked");
+    match result {
+        Ok(report) => {
+            for (kind, count) in &report.coverage {
+                *tally.coverage.entry(kind.clone()).or_default() += count;
+            }
+            tally.svids += report.svids;
+            tally.leaves += report.leaves;
+            tally.virtual_seconds += report.virtual_seconds;
+            if report.violation.is_some() {
+                eprintln!("{}", in_words(&report));
+                tally.bad.push(format!("seed {seed}"));
+            } else {
+                tally.good += 1;
+            }
+        }
+        Err(problem) => {
+            eprintln!("{problem}");
+            tally.bad.push(format!("seed {seed}"));
+        }
+    }
+    let done = tally.good + tally.bad.len() as u64;
+    if done.is_multiple_of(50) {
+        eprintln!("{done} seeds, {} bad", tally.bad.len());
+    }
+}
+
+fn conclude(tally: &Tally, took: Duration) -> ExitCode {
+    let seeds = tally.good + tally.bad.len() as u64;
+    println!(
+        "{seeds} seeds in {:.0} s: {} good, {} bad; {:.1} virtual hours, {} SVIDs, {} leaves",
+        took.as_secs_f64(),
+        tally.good,
+        tally.bad.len(),
+        tally.virtual_seconds / 3600.0,
+        tally.svids,
+        tally.leaves
+    );
+    for (kind, count) in &tally.coverage {
+        println!("  {count:>8}  {kind}");
+    }
+    let tried: BTreeSet<&str> = tally.coverage.keys().map(String::as_str).collect();
+    let untried: Vec<&&str> = FAULT_KINDS
+        .iter()
+        .filter(|kind| !tried.contains(**kind))
+        .collect();
+    // Few seeds need not have every fault.
+    let demanded = seeds >= 100;
+    if !untried.is_empty() {
+        println!("never active: {untried:?}");
+    }
+    if !tally.bad.is_empty() {
+        println!("bad: {}", tally.bad.join(", "));
+    }
+    // The line that test runners end with.
+    println!("{} passed, {} failed", tally.good, tally.bad.len());
+    ExitCode::from(u8::from(
+        !tally.bad.is_empty() || (demanded && !untried.is_empty()),
+    ))
+}

@@ -1,0 +1,461 @@
+//! One run of one plan.
+//!
+//! Always: three parts: everything is set up in peace; faults and deeds come as planned; everything
+//! heals, and must be as if nothing had happened. Invariants are checked after each step of the
+//! simulation, and what only the end shows, at the end.
+//!
+//! Not here: what happens when (`plan`), what must hold (`crate::invariant`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use super::faults::Faults;
+use super::machine::Machine;
+use super::operator::Order;
+use super::plan::{Deed, Plan, Shape};
+use super::server::FOUNDER;
+use super::world::World;
+use super::{agent, server};
+use crate::invariant::sinks_miss_nothing::copied;
+use crate::invariant::{Invariants, Violation};
+use crate::view::{Views, is_leader};
+
+/// One step of the simulation.
+pub const TICK: Duration = Duration::from_millis(5);
+/// How long the set-up may take.
+const SETUP_LIMIT: Duration = Duration::from_secs(120);
+/// How long everything runs on after it healed.
+const AFTERGLOW: Duration = Duration::from_secs(3);
+/// How long a process that ended by itself stays down.
+pub const SUPERVISOR_PAUSE: Duration = Duration::from_secs(1);
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Its seed.
+    pub seed: u64,
+    /// What was broken, if anything.
+    pub violation: Option<Violation>,
+    /// One value for everything that happened.
+    pub digest: String,
+    /// What happened.
+    pub trace: Vec<String>,
+    /// How often each fault became active.
+    pub coverage: BTreeMap<&'static str, u64>,
+    /// Virtual time.
+    pub elapsed: Duration,
+    /// SVIDs that workloads were given.
+    pub svids: usize,
+    /// Leaves of the audit log.
+    pub leaves: usize,
+}
+
+/// Runs a plan.
+pub fn run(plan: &Plan) -> Outcome {
+    crate::panics::watch();
+    let mut simulation = Simulation::new(plan);
+    let violation = simulation.all().err();
+    simulation.outcome(violation)
+}
+
+struct Simulation<'p> {
+    plan: &'p Plan,
+    world: World,
+    sim: turmoil::Sim<'static>,
+    faults: Faults,
+    views: Views,
+    invariants: Invariants,
+    /// Processes that ended by themselves, and when they are started again.
+    ended: BTreeMap<String, Duration>,
+    /// Machines whose process is not started again.
+    gone: BTreeSet<String>,
+    entries_made: u64,
+}
+
+/// Names of the servers' machines.
+fn server_names(shape: &Shape) -> Vec<String> {
+    (1..=shape.servers).map(|n| format!("server-{n}")).collect()
+}
+
+/// Names of the agents' machines.
+fn agent_names(shape: &Shape) -> Vec<String> {
+    (1..=shape.agents).map(|n| format!("agent-{n}")).collect()
+}
+
+impl<'p> Simulation<'p> {
+    fn new(plan: &'p Plan) -> Self {
+        let shape = &plan.shape;
+        let world = World::new();
+        let mut sim = turmoil::Builder::new()
+            .rng_seed(shape.seed)
+            .simulation_duration(Duration::from_secs(100_000))
+            .tick_duration(TICK)
+            .min_message_latency(Duration::from_millis(1))
+            .max_message_latency(Duration::from_millis(shape.latency_max_ms))
+            .repair_rate(1.0)
+            .tcp_capacity(65_536)
+            .enable_random_order()
+            .build();
+        for name in server_names(shape).into_iter().chain(agent_names(shape)) {
+            let machine = Machine::new(&name, shape.seed, world.time.clone());
+            world.lock().machines.insert(name.clone(), machine);
+            let (world, shape) = (world.clone(), shape.clone());
+            let own = name.clone();
+            let is_server = name.starts_with("server-");
+            sim.host(name, move || {
+                let (world, name, shape) = (world.clone(), own.clone(), shape.clone());
+                async move {
+                    if is_server {
+                        server::live(world, name, shape).await
+                    } else {
+                        agent::live(world, name, shape).await
+                    }
+                }
+            });
+        }
+        let draws = SmallRng::seed_from_u64(shape.seed.rotate_left(32));
+        Self {
+            plan,
+            faults: Faults::new(shape, draws),
+            views: Views::default(),
+            invariants: Invariants::all(),
+            world,
+            sim,
+            ended: BTreeMap::new(),
+            gone: BTreeSet::new(),
+            entries_made: 0,
+        }
+    }
+
+    fn all(&mut self) -> Result<(), Violation> {
+        self.set_up()?;
+        self.world.note("driver", "the chaos begins");
+        self.chaos()?;
+        self.world.note("driver", "the healing begins");
+        self.heal()?;
+        self.audit()?;
+        let at = self.sim.elapsed();
+        self.invariants
+            .at_end(at, &self.plan.shape, &self.views, &self.world.lock())
+    }
+
+    fn outcome(self, violation: Option<Violation>) -> Outcome {
+        let inner = self.world.lock();
+        Outcome {
+            seed: self.plan.shape.seed,
+            violation,
+            digest: inner.trace.digest(),
+            trace: inner.trace.lines().to_vec(),
+            coverage: self.faults.coverage().clone(),
+            elapsed: self.sim.elapsed(),
+            svids: inner.oracle.received.len(),
+            leaves: inner
+                .oracle
+                .leaves
+                .values()
+                .map(Vec::len)
+                .max()
+                .unwrap_or(0),
+        }
+    }
+
+    /// One step, with everything that is checked after each.
+    fn step(&mut self) -> Result<(), Violation> {
+        let stepped = self.sim.step();
+        let at = self.sim.elapsed();
+        self.world.time.reached(at);
+        if let Err(error) = stepped {
+            return Err(Violation::new("no process fails", at, error.to_string()));
+        }
+        if let Some(panic) = crate::panics::take() {
+            return Err(Violation::new("nothing panics", at, panic));
+        }
+        self.restart_ended(at)?;
+        let changed = self.views.look(&self.world);
+        for (who, what) in changed {
+            self.world.note(&who, &what);
+        }
+        self.invariants
+            .after_step(at, &self.plan.shape, &self.views, &self.world.lock())
+    }
+
+    fn restart_ended(&mut self, at: Duration) -> Result<(), Violation> {
+        let ended = std::mem::take(&mut self.world.lock().ended);
+        for (name, reason) in ended {
+            self.world.note(&name, &reason);
+            if self.faults.excuses(&name, &reason) {
+                self.ended.insert(name, at + SUPERVISOR_PAUSE);
+            } else if self.world.lock().banned.contains(&name) && reason.contains("cannot go on") {
+                self.gone.insert(name);
+            } else {
+                return Err(Violation::new(
+                    "no process ends by itself",
+                    at,
+                    format!("{name} {reason}"),
+                ));
+            }
+        }
+        let due: Vec<String> = self
+            .ended
+            .iter()
+            .filter(|(name, due)| **due <= at && !self.faults.is_down(name))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in due {
+            self.ended.remove(&name);
+            self.sim.bounce(name.as_str());
+        }
+        Ok(())
+    }
+
+    /// Steps until it holds.
+    fn until(
+        &mut self,
+        what: &'static str,
+        limit: Duration,
+        mut holds: impl FnMut(&mut Self) -> Result<(), String>,
+    ) -> Result<(), Violation> {
+        let deadline = self.sim.elapsed() + limit;
+        loop {
+            self.step()?;
+            match holds(self) {
+                Ok(()) => return Ok(()),
+                Err(missing) if self.sim.elapsed() >= deadline => {
+                    return Err(Violation::new(what, self.sim.elapsed(), missing));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn order(&self, at: &str, order: Order) {
+        let mut inner = self.world.lock();
+        inner
+            .orders
+            .entry(at.to_owned())
+            .or_default()
+            .push_back(order);
+    }
+
+    fn set_up(&mut self) -> Result<(), Violation> {
+        let shape = self.plan.shape.clone();
+        for name in server_names(&shape)
+            .into_iter()
+            .filter(|name| name != FOUNDER)
+        {
+            self.order(FOUNDER, Order::ServerToken(name));
+        }
+        if shape.servers == 1 {
+            // Nobody joins, but agents take the pin from a token too.
+            self.order(FOUNDER, Order::ServerToken("nobody".to_owned()));
+        }
+        for name in agent_names(&shape) {
+            self.order(FOUNDER, Order::AgentToken(name));
+        }
+        let agents = agent_names(&shape);
+        self.until("agents get tokens", SETUP_LIMIT, |this| {
+            let inner = this.world.lock();
+            let without = agents
+                .iter()
+                .find(|name| !inner.agent_ids.contains_key(*name));
+            without.map_or(Ok(()), |name| Err(format!("{name} has none")))
+        })?;
+        for (name, user) in self.users() {
+            let parent = self.world.lock().agent_ids[&name].clone();
+            let order = Order::CreateEntry {
+                key: format!("{name}/{user}"),
+                parent,
+                path: format!("/{name}/user-{user}"),
+                uid: agent::UID_BASE + user,
+            };
+            self.order(FOUNDER, order);
+        }
+        self.until("everything is set up", SETUP_LIMIT, Self::is_healthy)
+    }
+
+    /// Agents' machines and their users.
+    fn users(&self) -> Vec<(String, u32)> {
+        let shape = &self.plan.shape;
+        let machines = agent_names(shape).into_iter();
+        machines
+            .flat_map(|name| (0..shape.workloads).map(move |user| (name.clone(), user)))
+            .collect()
+    }
+
+    fn chaos(&mut self) -> Result<(), Violation> {
+        let began = self.sim.elapsed();
+        let mut faults = self.plan.faults.iter().peekable();
+        let mut deeds = self.plan.deeds.iter().peekable();
+        while self.sim.elapsed() < began + self.plan.shape.chaos {
+            self.step()?;
+            let since = self.sim.elapsed().saturating_sub(began);
+            while let Some(planned) = faults.next_if(|planned| planned.at <= since) {
+                let until = self.sim.elapsed() + planned.lasts;
+                self.faults.begin(
+                    &planned.fault,
+                    until,
+                    &mut self.sim,
+                    &self.world,
+                    &self.views,
+                );
+            }
+            while let Some((_, server, deed)) = deeds.next_if(|deed| deed.0 <= since) {
+                self.deed(*server, deed);
+            }
+            let now = self.sim.elapsed();
+            self.faults.end_due(now, &mut self.sim, &self.world);
+        }
+        Ok(())
+    }
+
+    fn deed(&mut self, server: u32, deed: &Deed) {
+        let at = format!("server-{server}");
+        let youngest = || {
+            let inner = self.world.lock();
+            inner
+                .oracle
+                .entries()
+                .rfind(|key| key.starts_with("extra/"))
+                .cloned()
+        };
+        let oldest = || {
+            let inner = self.world.lock();
+            let mut extra = inner
+                .oracle
+                .entries()
+                .filter(|key| key.starts_with("extra/"));
+            let deleted = |key: &&String| {
+                let asked = &inner.oracle.asked;
+                asked.iter().any(
+                    |one| matches!(&one.order, Order::DeleteEntry { key: gone } if gone == *key),
+                )
+            };
+            extra.find(|key| !deleted(key)).cloned()
+        };
+        let order = match deed {
+            Deed::CreateEntry { agent, user } => {
+                let name = format!("agent-{agent}");
+                let parent = self.world.lock().agent_ids[&name].clone();
+                let key = format!("extra/{:04}", self.entries_made);
+                self.entries_made += 1;
+                Some(Order::CreateEntry {
+                    path: format!("/{key}"),
+                    key,
+                    parent,
+                    uid: agent::UID_BASE + user,
+                })
+            }
+            Deed::UpdateEntry { ttl_seconds } => youngest().map(|key| Order::UpdateEntry {
+                key,
+                ttl_seconds: *ttl_seconds,
+            }),
+            Deed::DeleteEntry => oldest().map(|key| Order::DeleteEntry { key }),
+            Deed::ReadEntry => youngest().map(|key| Order::ReadEntry { key }),
+            Deed::Ban { agent } => {
+                let name = format!("agent-{agent}");
+                let mut inner = self.world.lock();
+                inner.banned.insert(name.clone());
+                let agent = inner.agent_ids[&name].clone();
+                Some(Order::Ban { agent })
+            }
+            Deed::Rotate => Some(Order::Rotate),
+        };
+        if let Some(order) = order {
+            self.order(&at, order);
+        }
+    }
+
+    fn heal(&mut self) -> Result<(), Violation> {
+        self.faults.end_all(&mut self.sim, &self.world);
+        // Orders that nobody took are not given any more.
+        self.world.lock().orders.clear();
+        self.until(
+            "everything heals",
+            self.plan.shape.healing,
+            Self::is_healthy,
+        )?;
+        let end = self.sim.elapsed() + AFTERGLOW;
+        while self.sim.elapsed() < end {
+            self.step()?;
+        }
+        self.until(
+            "everything stays healed",
+            self.plan.shape.healing,
+            Self::is_healthy,
+        )
+    }
+
+    /// One leader, equal states, and a valid SVID in every workload's hands.
+    fn is_healthy(&mut self) -> Result<(), String> {
+        let shape = &self.plan.shape;
+        self.views.agreement(&server_names(shape))?;
+        let inner = self.world.lock();
+        for (name, user) in self.users() {
+            if inner.banned.contains(&name) {
+                continue;
+            }
+            let held = inner
+                .oracle
+                .held
+                .get(&(name.clone(), agent::UID_BASE + user));
+            let now = mintmark_identity::clock::Clock::now(inner.machines[&name].clock());
+            let fresh = held.is_some_and(|held| {
+                !held.is_empty()
+                    && held.iter().all(|one| {
+                        let verified = one.verified.as_ref();
+                        verified.is_ok_and(|svid| svid.validity.not_after > now)
+                    })
+            });
+            if !fresh {
+                return Err(format!("user {user} of {name} holds no valid SVID"));
+            }
+        }
+        Ok(())
+    }
+
+    /// An auditor reads the whole log from every server.
+    fn audit(&mut self) -> Result<(), Violation> {
+        let servers = server_names(&self.plan.shape);
+        for name in &servers {
+            self.order(name, Order::ReadLog);
+        }
+        self.until(
+            "the log can be read from every server",
+            SETUP_LIMIT,
+            |this| {
+                let inner = this.world.lock();
+                let without = servers
+                    .iter()
+                    .find(|name| !inner.oracle.leaves.contains_key(*name));
+                without.map_or(Ok(()), |name| Err(format!("{name} does not give it")))
+            },
+        )?;
+        // A sink that met a full disk tries again after a while.
+        let mut next_look = Duration::ZERO;
+        self.until("every sink catches up", SETUP_LIMIT, |this| {
+            if this.sim.elapsed() < next_look {
+                return Err("not looked yet".to_owned());
+            }
+            next_look = this.sim.elapsed() + Duration::from_millis(500);
+            let inner = this.world.lock();
+            for (name, leaves) in &inner.oracle.leaves {
+                let copied = copied(&inner.machines[name].disk())?;
+                if copied < leaves.len() as u64 {
+                    return Err(format!("{name} has copied {copied} of {}", leaves.len()));
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Whether anybody leads, for faults that aim at the leader.
+pub fn leader(views: &Views) -> Option<String> {
+    let leaders = views.servers().iter().filter(|(_, view)| is_leader(view));
+    leaders
+        .max_by_key(|(_, view)| view.status.term)
+        .map(|(name, _)| name.clone())
+}
