@@ -110,6 +110,8 @@ pub struct Oracle {
     pub held: BTreeMap<(String, u32), Vec<Received>>,
     /// The audit log as each server gave it at the end, by machine.
     pub leaves: BTreeMap<String, Vec<Vec<u8>>>,
+    /// When the auditor began to read it: what was given later need not be in it.
+    pub audited_at: Duration,
     /// All orders.
     pub asked: Vec<Asked>,
     entry_ids: BTreeMap<String, String>,

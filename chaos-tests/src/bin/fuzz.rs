@@ -180,24 +180,19 @@ fn many(arguments: &Arguments) -> ExitCode {
         .unwrap_or(1);
     let next = AtomicU64::new(0);
     let tally = Mutex::new(Tally::default());
+    let work = || {
+        loop {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            if n >= arguments.seeds || limit.is_some_and(|limit| began.elapsed() > limit) {
+                return;
+            }
+            let seed = arguments.from + n;
+            note(&tally, seed, verdict(seed, arguments.twice));
+        }
+    };
     std::thread::scope(|scope| {
         for _ in 0..jobs {
-            scope.spawn(|| {
-                loop {
-                    let n = next.fetch_add(1, Ordering::Relaxed);
-                    if n >= arguments.seeds || limit.is_some_and(|limit| began.elapsed() > limit) {
-                        return;
-                    }
-                    let seed = arguments.from + n;
-                    let result = child(seed).and_then(|report| {
-                        if arguments.twice {
-                            child(seed).and_then(|again| same(&report, &again))?;
-                        }
-                        Ok(report)
-                    });
-                    note(&tally, seed, result);
-                }
-            });
+            scope.spawn(work);
         }
     });
     let tally = tally.into_inner().expect("no thread panicked");
@@ -214,6 +209,14 @@ fn same(report: &Report, again: &Report) -> Result<(), String> {
         &report.digest[..16],
         &again.digest[..16]
     ))
+}
+
+fn verdict(seed: u64, twice: bool) -> Result<Report, String> {
+    let report = child(seed)?;
+    if twice {
+        same(&report, &child(seed)?)?;
+    }
+    Ok(report)
 }
 
 /// Runs one seed in a process of its own.

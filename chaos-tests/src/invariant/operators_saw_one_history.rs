@@ -54,10 +54,23 @@ impl Invariant for OperatorsSawOneHistory {
 
 fn call(asked: &Asked) -> Option<Call<'_>> {
     let (key, op) = match &asked.order {
-        Order::CreateEntry { key, .. } => (key, Op::Create { key: None, content: 0 }),
+        Order::CreateEntry { key, .. } => (
+            key,
+            Op::Create {
+                key: None,
+                content: 0,
+            },
+        ),
         Order::UpdateEntry { key, ttl_seconds } => {
             let content = *ttl_seconds;
-            (key, Op::Update { key: None, expected: None, content })
+            (
+                key,
+                Op::Update {
+                    key: None,
+                    expected: None,
+                    content,
+                },
+            )
         }
         Order::DeleteEntry { key } => (key, Op::Delete { key: None }),
         Order::ReadEntry { key } => (key, Op::Read),

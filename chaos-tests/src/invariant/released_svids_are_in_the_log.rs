@@ -21,7 +21,9 @@ impl Invariant for ReleasedSvidsAreInTheLog {
                 leaves.push((leaf.subject, issuance));
             }
         }
-        for one in &seen.world.oracle.received {
+        let oracle = &seen.world.oracle;
+        let received = oracle.received.iter();
+        for one in received.filter(|one| one.at <= oracle.audited_at) {
             let Ok(svid) = &one.verified else { continue };
             let leaves = accepted.get(one.svid_hash.as_slice());
             let [(subject, issuance)] = leaves.map_or(&[][..], Vec::as_slice) else {

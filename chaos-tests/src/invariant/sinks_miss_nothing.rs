@@ -27,7 +27,10 @@ pub fn copied(disk: &SimDisk) -> Result<u64, String> {
         .rposition(|byte| *byte == b'\n')
         .map_or(0, |end| end + 1);
     let mut next = 0_u64;
-    for line in copy[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+    for line in copy[..whole]
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+    {
         let leaf: serde_json::Value =
             serde_json::from_slice(line).map_err(|error| format!("a line is no leaf: {error}"))?;
         let index = leaf["index"].as_u64().ok_or("a line has no index")?;
@@ -49,7 +52,10 @@ impl Invariant for SinksMissNothing {
             let copied = copied(&seen.world.machines[name].disk());
             let copied = copied.map_err(|problem| format!("in the copy on {name}, {problem}"))?;
             if copied < leaves.len() as u64 {
-                return Err(format!("the copy on {name} has {copied} of {} leaves", leaves.len()));
+                return Err(format!(
+                    "the copy on {name} has {copied} of {} leaves",
+                    leaves.len()
+                ));
             }
         }
         Ok(())

@@ -126,13 +126,19 @@ pub fn check_keys<K: Ord, M: Model>(
     report
 }
 
+/// The beginning of a history that cannot be explained, and how far an explanation got.
+type Unexplained<M> = (
+    History<<M as Model>::Op, <M as Model>::Outcome>,
+    Stuck<<M as Model>::State>,
+);
+
 /// The shortest beginning of a history that has no explanation either. What is known at a moment is
 /// explained by whatever explains more, so the first bad moment can be found by halving.
 fn earliest<M: Model>(
     model: &M,
     history: &History<M::Op, M::Outcome>,
     budget: Budget,
-) -> Option<(History<M::Op, M::Outcome>, Stuck<M::State>)> {
+) -> Option<Unexplained<M>> {
     let mut returns: Vec<Moment> = history
         .calls()
         .iter()

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mintmark_identity::trust_domain::TrustDomain;
+use mintmark_runtime::cause::chain;
 use mintmark_runtime::network::Address;
 use node_agent::config::Evidence;
 use node_agent::workload::Workloads;
@@ -94,7 +95,7 @@ pub async fn live(world: World, name: String, shape: Shape) -> turmoil::Result {
     let mut agent = match Agent::start_attesting(host, config, workloads).await {
         Ok(agent) => agent,
         Err(error) => {
-            let reason = format!("did not start: {}", ca_server::app::error::chain(&error));
+            let reason = format!("did not start: {}", chain(&error));
             world.lock().ended.push((name, reason));
             return Ok(());
         }
@@ -114,7 +115,7 @@ pub async fn live(world: World, name: String, shape: Shape) -> turmoil::Result {
     agent.stop().await;
     let mut inner = world.lock();
     inner.agents.remove(&name);
-    let reason = format!("ended: {}", ca_server::app::error::chain(&error));
+    let reason = format!("ended: {}", chain(&error));
     inner.ended.push((name, reason));
     Ok(())
 }

@@ -98,23 +98,28 @@ pub async fn work(world: World, machine: String, socket: PathBuf) {
             Ok(Err(status)) => refused(&status),
             Err(_) => Answer::Unknown,
         };
-        let at = world.time.elapsed();
-        let mut inner = world.lock();
-        let words = answer.words();
-        inner.oracle.answered(at, ticket, answer);
-        inner
-            .trace
-            .add(at, &machine, &format!("{order:?}: {words}"));
-        // A token that could not be made is asked for again.
-        let again = matches!(
-            order,
-            Order::AgentToken(_) | Order::ServerToken(_) | Order::ReadLog
-        ) && words != "done";
-        if again && let Some(orders) = inner.orders.get_mut(&machine) {
-            orders.push_front(order);
-        }
-        drop(inner);
+        note(&world, &machine, order, ticket, answer);
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Reports what was said. What could not be made is asked for again.
+fn note(world: &World, machine: &str, order: Order, ticket: usize, answer: Answer) {
+    let at = world.time.elapsed();
+    let mut inner = world.lock();
+    let words = answer.words();
+    inner.oracle.answered(at, ticket, answer);
+    let line = format!("{order:?}: {words}");
+    inner.trace.add(at, machine, &line);
+    let must_be = matches!(
+        order,
+        Order::AgentToken(_) | Order::ServerToken(_) | Order::ReadLog
+    );
+    if must_be
+        && words != "done"
+        && let Some(orders) = inner.orders.get_mut(machine)
+    {
+        orders.push_front(order);
     }
 }
 

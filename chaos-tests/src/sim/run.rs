@@ -419,6 +419,7 @@ impl<'p> Simulation<'p> {
     /// An auditor reads the whole log from every server.
     fn audit(&mut self) -> Result<(), Violation> {
         let servers = server_names(&self.plan.shape);
+        self.world.lock().oracle.audited_at = self.sim.elapsed();
         for name in &servers {
             self.order(name, Order::ReadLog);
         }

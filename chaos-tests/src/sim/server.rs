@@ -5,8 +5,9 @@
 //!
 //! Not here: when it starts and crashes (`run`).
 
+use ca_server::Server;
 use ca_server::config::{RawConfig, RawJoin, RawListen, RawRaft, RawSettings, RawSinkFile, RawTtl};
-use ca_server::{Server, app::error::chain};
+use mintmark_runtime::cause::chain;
 
 use super::operator;
 use super::plan::Shape;

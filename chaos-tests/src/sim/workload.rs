@@ -5,7 +5,7 @@
 //!
 //! Not here: judging what it was given (`crate::oracle`).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,13 +41,13 @@ pub async fn live(world: World, machine: String, socket: PathBuf, user: u32, sha
     }
 }
 
-async fn run(world: &World, machine: &str, socket: &PathBuf, uid: u32, process: &MemoryProcess) {
+async fn run(world: &World, machine: &str, socket: &Path, uid: u32, process: &MemoryProcess) {
     let sockets = world.machine(machine).sockets().for_process(process);
     let options = ChannelOptions {
         connect_timeout: Duration::from_secs(2),
         ..ChannelOptions::default()
     };
-    let target = Target::Unix(socket.clone());
+    let target = Target::Unix(socket.to_owned());
     let mut client = Client::over(channel(Arc::new(sockets), target, options));
     loop {
         if let Ok(mut stream) = client.watch_x509().await {

@@ -257,16 +257,19 @@ impl Platter {
         (pending.len() - kept) as u64
     }
 
-    /// Forgets files that nothing leads to.
+    /// Forgets files that nothing leads to, nor would after a power cut.
     fn drop_nameless(&mut self) {
-        let named: BTreeSet<FileId> = [&self.synced, &self.now]
-            .into_iter()
-            .flat_map(|names| names.values())
-            .filter_map(|node| match node {
-                Node::File(file) => Some(*file),
-                Node::Folder(_) => None,
-            })
-            .collect();
+        let names = [&self.synced, &self.now].into_iter();
+        let nodes = names.flat_map(|names| names.values());
+        let named = nodes.filter_map(|node| match node {
+            Node::File(file) => Some(*file),
+            Node::Folder(_) => None,
+        });
+        let pending = self.pending.iter().filter_map(|change| match change {
+            NameChange::File(_, file) => Some(*file),
+            _ => None,
+        });
+        let named: BTreeSet<FileId> = named.chain(pending).collect();
         let open = &self.open;
         self.files
             .retain(|file, _| named.contains(file) || open.contains_key(file));
