@@ -488,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hint_is_limited_in_bytes() {
+    fn wla_55_a_hint_is_limited_in_bytes() {
         assert_eq!(fault(|e| e.hint = "é".repeat(512)), Ok(()));
         let long = fault(|e| e.hint = "é".repeat(513));
         assert_eq!(long, Err(EntryError::HintTooLong { length: 1_026 }));

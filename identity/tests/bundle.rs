@@ -178,9 +178,20 @@ fn x509_26_x5c_is_the_certificate_and_the_key_is_the_certificates() {
 
 #[test]
 fn x509_27_each_authority_has_its_own_key_with_one_certificate() {
-    for key in keys_of_use(&published(&bundle()), "x509-svid") {
-        assert_eq!(key["x5c"].as_array().unwrap().len(), 1);
-    }
+    let bundle = bundle();
+    let keys = keys_of_use(&published(&bundle), "x509-svid");
+    let certificates: Vec<Vec<u8>> = keys
+        .iter()
+        .map(|key| match key["x5c"].as_array().unwrap().as_slice() {
+            [one] => STANDARD.decode(one.as_str().unwrap()).unwrap(),
+            other => panic!("{} certificates", other.len()),
+        })
+        .collect();
+    let authorities: Vec<Vec<u8>> = bundle.x509.iter().map(|a| a.certificate.clone()).collect();
+    assert_eq!(
+        certificates, authorities,
+        "as many entries as authorities, each its own"
+    );
 }
 
 #[test]

@@ -106,12 +106,25 @@ fn position(der: &[u8], text: &str) -> usize {
 
 #[test]
 fn id_05_no_upper_case_stands_in_what_is_issued() {
-    let leaf = root().leaf(&id("spiffe://example.org/w")).unwrap();
-    for certificate in [&root().certificate, &leaf] {
-        let certificate = Certificate::parse(certificate).unwrap();
-        let uri = certificate.content.names.uris[0];
-        assert!(uri.starts_with("spiffe://example.org"), "{uri}");
+    // The path may have upper case, and is the only part that keeps it.
+    let leaf = root().leaf(&id("spiffe://example.org/Web")).unwrap();
+    for (der, path) in [(&root().certificate, ""), (&leaf, "/Web")] {
+        let certificate = Certificate::parse(der).unwrap();
+        let [uri] = certificate.content.names.uris[..] else {
+            panic!("one URI: {:?}", certificate.content.names.uris);
+        };
+        let rest = uri.strip_suffix(path).unwrap();
+        assert!(!rest.contains(|c: char| c.is_ascii_uppercase()), "{uri}");
     }
+    // Nothing spelt otherwise gets as far as an authority or a document.
+    for spelt in ["Example.org", "EXAMPLE.ORG", "example.oRg"] {
+        assert!(TrustDomain::parse(spelt).is_err(), "{spelt}");
+        assert!(SpiffeId::parse(&format!("spiffe://{spelt}/w")).is_err());
+    }
+    let map: BundleSet = [root().bundle()].into_iter().collect();
+    let document: serde_json::Value = serde_json::from_slice(&map.to_map_document()).unwrap();
+    let domains = document["trust_domains"].as_object().unwrap();
+    assert_eq!(domains.keys().collect::<Vec<_>>(), ["example.org"]);
 }
 
 #[test]

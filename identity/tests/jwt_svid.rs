@@ -829,3 +829,23 @@ proptest! {
         prop_assert_eq!(svid.expires_at, expires_at);
     }
 }
+
+#[test]
+fn id_13_14_a_subject_has_at_most_2048_bytes() {
+    for (length, good) in [(2_047, true), (2_048, true), (2_049, false)] {
+        let sub = format!(
+            "spiffe://example.org/{}",
+            "a".repeat(length - "spiffe://example.org/".len())
+        );
+        let verdict = verify_changed(&json!({}), &json!({"sub": sub}));
+        assert_eq!(verdict.is_ok(), good, "{length}: {verdict:?}");
+        if let Ok(svid) = verdict {
+            let claims = JwtClaims {
+                spiffe_id: svid.spiffe_id.clone(),
+                ..good_claims()
+            };
+            let issued = issue(&claims, "ES256", JwsAlgorithm::Es256);
+            assert_eq!(verify(&issued).unwrap().spiffe_id, svid.spiffe_id);
+        }
+    }
+}

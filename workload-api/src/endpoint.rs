@@ -3,6 +3,7 @@
 //! An address is parsed strictly: what the specification does not allow is refused with the reason,
 //! because a socket that is guessed is somebody else's socket.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -59,17 +60,19 @@ impl Endpoint {
     /// # Errors
     /// When neither is given, or the one that counts is not a valid address.
     pub fn resolve(explicit: Option<&str>) -> Result<Self, EndpointError> {
-        if let Some(address) = explicit {
-            return address.parse();
-        }
         #[expect(
             clippy::disallowed_methods,
             reason = "the specification names this variable"
         )]
-        let value = std::env::var_os(ENDPOINT_VARIABLE);
-        match value {
-            None => Err(EndpointError::Missing),
-            Some(value) => value.to_str().ok_or(EndpointError::NotUnicode)?.parse(),
+        let variable = std::env::var_os(ENDPOINT_VARIABLE);
+        Self::choose(explicit, variable.as_deref())
+    }
+
+    fn choose(explicit: Option<&str>, variable: Option<&OsStr>) -> Result<Self, EndpointError> {
+        match (explicit, variable) {
+            (Some(address), _) => address.parse(),
+            (None, Some(value)) => value.to_str().ok_or(EndpointError::NotUnicode)?.parse(),
+            (None, None) => Err(EndpointError::Missing),
         }
     }
 
@@ -220,8 +223,23 @@ mod tests {
 
     #[test]
     fn wle_10_an_explicit_address_wins_and_is_not_replaced_when_it_is_wrong() {
-        let explicit = Endpoint::resolve(Some("unix:///a")).unwrap();
-        assert_eq!(explicit, Endpoint::Unix("/a".into()));
-        assert_eq!(Endpoint::resolve(Some("")), Err(EndpointError::Scheme));
+        let other = OsStr::new("unix:///b");
+        let choose = |explicit, variable| Endpoint::choose(explicit, variable);
+        let unix = |path: &str| Ok(Endpoint::Unix(path.into()));
+        assert_eq!(choose(Some("unix:///a"), Some(other)), unix("/a"));
+        for wrong in ["", "nonsense"] {
+            assert_eq!(choose(Some(wrong), Some(other)), Err(EndpointError::Scheme));
+        }
+        assert_eq!(Endpoint::resolve(Some("unix:///a")), unix("/a"));
+    }
+
+    #[test]
+    fn wle_10_without_an_address_the_variable_counts_and_without_both_nothing_is_guessed() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let choose = |variable: &[u8]| Endpoint::choose(None, Some(OsStr::from_bytes(variable)));
+        assert_eq!(choose(b"unix:///b"), Ok(Endpoint::Unix("/b".into())));
+        assert_eq!(choose(b""), Err(EndpointError::Scheme));
+        assert_eq!(choose(b"unix:///\xff"), Err(EndpointError::NotUnicode));
+        assert_eq!(Endpoint::choose(None, None), Err(EndpointError::Missing));
     }
 }

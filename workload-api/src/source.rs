@@ -158,6 +158,7 @@ impl<T: PartialEq> Held<T> {
 pub(crate) struct Running<T> {
     held: watch::Receiver<Held<T>>,
     settings: Settings,
+    since: Instant,
     task: JoinHandle<()>,
 }
 
@@ -168,19 +169,25 @@ impl<T> Drop for Running<T> {
 }
 
 impl<T: PartialEq + Send + Sync + fmt::Debug + 'static> Running<T> {
+    /// Starts the loop.
+    pub(crate) fn spawn<F: Feed<Value = T>>(feed: F, settings: Settings) -> Self {
+        let (sender, held) = watch::channel(Held::new());
+        let handle = settings.runtime.clone().unwrap_or_else(Handle::current);
+        let task = handle.spawn(run(feed, settings.clone(), sender));
+        Self {
+            held,
+            settings,
+            since: Instant::now(),
+            task,
+        }
+    }
+
     /// Starts the loop and waits for the first value.
     pub(crate) async fn start<F: Feed<Value = T>>(
         feed: F,
         settings: Settings,
     ) -> Result<Self, SourceError> {
-        let (sender, held) = watch::channel(Held::new());
-        let handle = settings.runtime.clone().unwrap_or_else(Handle::current);
-        let task = handle.spawn(run(feed, settings.clone(), sender));
-        let mut running = Self {
-            held,
-            settings,
-            task,
-        };
+        let mut running = Self::spawn(feed, settings);
         match running.settings.first_value {
             None => running.first_value().await?,
             Some(limit) => {
@@ -215,8 +222,14 @@ impl<T: PartialEq + Send + Sync + fmt::Debug + 'static> Running<T> {
         let held = self.held.borrow();
         match (&held.value, &held.problem) {
             (Some(value), _) => Ok(Arc::clone(value)),
-            (None, Some(problem)) => Err(SourceError::Withdrawn(Arc::clone(problem))),
-            (None, None) => Err(SourceError::Stopped),
+            (None, Some(problem)) if held.over => Err(SourceError::Refused(Arc::clone(problem))),
+            (None, Some(problem)) if held.values > 0 => {
+                Err(SourceError::Withdrawn(Arc::clone(problem)))
+            }
+            (None, last) => Err(SourceError::NotReady {
+                waited: self.since.elapsed(),
+                last: last.clone(),
+            }),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Chains that are somebody's X.509-SVID and chains that are nobody's, judged by the function
 //! and in TLS handshakes in both directions.
 
-use mintmark_identity::bundle::{BundleSet, X509Anchor};
+use mintmark_identity::bundle::{Bundle, BundleSet, X509Anchor};
 use mintmark_identity::key_manager::SigningKey;
 use mintmark_identity::spiffe_id::SpiffeIdError;
 use mintmark_identity::svid::x509::structure::CertificateError;
@@ -64,7 +64,7 @@ fn a_good_leaf_is_accepted() {
 }
 
 #[test]
-fn x509_02_and_23_any_number_of_uri_names_but_one_is_refused() {
+fn x509_02_23_any_number_of_uri_names_but_one_is_refused() {
     let world = World::new();
     let with = |names: &[Vec<u8>]| world.good().replace(san(names));
     let oversize = format!("spiffe://example.org/{}", "x".repeat(2_048));
@@ -188,7 +188,7 @@ fn x509_11_uri_name_constraints_fail_closed() {
 }
 
 #[test]
-fn x509_12_and_15_a_leaf_says_that_its_key_authenticates() {
+fn x509_12_15_a_leaf_says_that_its_key_authenticates() {
     let world = World::new();
     world.refuses(
         &world.good().without("2.5.29.15"),
@@ -319,7 +319,7 @@ fn x509_19_signatures_and_issuers_are_checked() {
 }
 
 #[test]
-fn x509_19_and_n5_path_length_counts_for_intermediates_and_for_anchors() {
+fn x509_19_n5_path_length_counts_for_intermediates_and_for_anchors() {
     let world = World::new();
     let keys = [p256(), p256(), p256()];
     let root = Forge::ca("root", &keys[0]);
@@ -548,7 +548,7 @@ fn x509_n2_foreign_authorities_may_say_that_they_authenticate() {
 }
 
 #[test]
-fn x509_n3_only_the_bundle_of_the_own_trust_domain_counts() {
+fn x509_n3_wla_n3_only_the_bundle_of_the_own_trust_domain_counts() {
     let world = World::new();
     let leaf = world.good().sign_by(&world.other);
     let unknown = X509SvidError::UnknownAuthority(td("example.org"));
@@ -617,4 +617,68 @@ fn the_time_is_the_callers() {
     );
     let before_1970 = mintmark_identity::clock::Timestamp::from_unix_secs(-5);
     assert!(at(before_1970).is_err());
+}
+
+#[test]
+fn x509_30_a_second_certificate_of_an_entry_verifies_nobody() {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    let world = World::new();
+    let second = Authority::new("example.org", false);
+    // The own bundle, as published, with another authority behind the first in its only entry.
+    let document = world.home.bundle().to_document();
+    let mut document: serde_json::Value = serde_json::from_slice(&document).unwrap();
+    let x5c = document["keys"][0]["x5c"].as_array_mut().unwrap();
+    x5c.push(STANDARD.encode(second.certificate.certificate_der()).into());
+    let (read, skipped) =
+        Bundle::from_document(&td("example.org"), document.to_string().as_bytes()).unwrap();
+    assert!(skipped.is_empty(), "{skipped:?}");
+    let judge = Judge::new(bundles([read]));
+    let verdict = |authority: &Authority| {
+        let leaf = world.good().sign_by(authority);
+        judge.verify(&chain(&[&leaf]), &world.leaf_key)
+    };
+    assert!(verdict(&world.home).is_ok());
+    let unknown = X509SvidError::UnknownAuthority(td("example.org"));
+    assert_eq!(verdict(&second).unwrap_err(), unknown);
+}
+
+#[test]
+fn id_13_an_id_of_2048_bytes_authenticates_in_tls() {
+    let world = World::new();
+    for length in [2_047, 2_048] {
+        let text = format!(
+            "spiffe://example.org/{}",
+            "a".repeat(length - "spiffe://example.org/".len())
+        );
+        let leaf = Forge::leaf(&text, &world.leaf_key);
+        assert_eq!(world.judge(&leaf).as_deref(), Ok(text.as_str()));
+    }
+}
+
+#[test]
+fn id_14_an_id_of_2049_bytes_authenticates_nobody() {
+    let world = World::new();
+    let text = format!(
+        "spiffe://example.org/{}",
+        "a".repeat(2_049 - "spiffe://example.org/".len())
+    );
+    let long = X509SvidError::SpiffeId(SpiffeIdError::TooLong { length: 2_049 });
+    world.refuses(&Forge::leaf(&text, &world.leaf_key), &long);
+}
+
+#[test]
+fn tdb_09_an_emptied_bundle_ends_what_it_verified() {
+    let world = World::new();
+    world.accepts(&world.good());
+    let emptied = Judge::new(bundles([
+        Bundle::empty(td("example.org")),
+        world.other.bundle(),
+    ]));
+    let leaf = world.good().sign_by(&world.home);
+    let verdict = emptied.verify(&chain(&[&leaf]), &world.leaf_key);
+    assert_eq!(
+        verdict.unwrap_err(),
+        X509SvidError::NoAuthorities(td("example.org"))
+    );
 }

@@ -350,19 +350,28 @@ async fn wla_24_34_n4_n5_bundles_are_the_own_and_those_that_the_entry_federates_
 async fn wla_35_jwt_bundles_hold_jwt_keys_only_and_may_be_empty() {
     let bed = Bed::new().await;
     let (mut partner, _) = foreign(&bed);
-    partner.jwt.clear();
+    partner.wit = std::mem::take(&mut partner.jwt);
+    assert_eq!((partner.x509.len(), partner.wit.len()), (1, 1));
     bed.world.put_federated(partner);
     let mut one = entry("a", "/a");
     one.federates_with = [TrustDomain::parse("partner.test").unwrap()].into();
     bed.world.put_entry(one);
     let agent = bed.start().await;
-    wait_state(&agent, |state| state.bundles.len() == 2).await;
+    let state = wait_state(&agent, |state| state.bundles.len() == 2).await;
+    let held = state
+        .bundles
+        .get(&TrustDomain::parse("partner.test").unwrap());
+    assert_eq!(
+        held.unwrap().wit.len(),
+        1,
+        "the agent has the key that it must not send"
+    );
     let bundles = next(&mut jwt_bundles(&bed).await).await.unwrap().bundles;
     let keys = |id: &str| -> Vec<serde_json::Value> {
         let document: serde_json::Value = serde_json::from_slice(&bundles[id]).unwrap();
         document["keys"].as_array().unwrap().clone()
     };
-    assert_eq!(keys(FOREIGN).len(), 0);
+    assert_eq!(keys(FOREIGN).len(), 0, "it has X.509 and WIT keys");
     let own = keys(OWN);
     assert_eq!(own.len(), 1);
     assert_eq!(own[0]["kid"], bed.world.authority().kid);
@@ -648,4 +657,125 @@ async fn an_entry_that_lands_while_a_stream_waits_for_its_svid_is_served_at_once
     assert_eq!(ids(&next(&mut stream).await.unwrap()), ["/a"]);
     let leaf = leaf(&bed.first_x509().await.unwrap().svids[0].x509_svid);
     assert!(!leaf.serial.is_empty() && !leaf.der.is_empty());
+}
+
+#[tokio::test]
+async fn id_13_14_an_id_of_2048_bytes_goes_through_the_workload_api_and_2049_do_not() {
+    let bed = Bed::new().await;
+    let path = format!("/{}", "a".repeat(2_048 - "spiffe://example.org/".len()));
+    bed.world.put_entry(entry("a", &path));
+    let _agent = bed.start().await;
+    let svid = bed.first_x509().await.unwrap().svids.remove(0);
+    assert_eq!(svid.spiffe_id.len(), 2_048);
+    let own = X509Svid::parse(&svid.x509_svid, SecretBytes::new(svid.x509_svid_key)).unwrap();
+    assert_eq!(own.spiffe_id().as_str(), svid.spiffe_id);
+    let tokens = fetch_jwt(&bed, &["x"], &svid.spiffe_id).await.unwrap();
+    let valid = validate(&bed, "x", &tokens[0].svid).await.unwrap();
+    assert_eq!(valid.spiffe_id, svid.spiffe_id);
+    let longer = format!("{}a", svid.spiffe_id);
+    let status = fetch_jwt(&bed, &["x"], &longer).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+}
+
+#[tokio::test]
+async fn id_15_before_there_is_an_authority_nothing_is_served_and_then_the_bundle_has_one() {
+    let mut bed = Bed::new().await;
+    bed.world.put_entry(entry("a", "/a"));
+    bed.stop_server().await;
+    let agent = bed.launch().await;
+    let mut client = bed.client();
+    let early = within(client.fetch_x509_bundles(X509BundlesRequest {})).await;
+    assert_eq!(early.unwrap_err().code(), Code::Unavailable);
+    let early = within(client.fetch_jwt_bundles(JwtBundlesRequest {})).await;
+    assert_eq!(early.unwrap_err().code(), Code::Unavailable);
+    bed.restart_server().await;
+    wait_state(&agent, |state| state.svids.len() == 1).await;
+    let bundles = next(&mut x509_bundles(&bed).await).await.unwrap().bundles;
+    assert_eq!(split_der(&bundles[OWN]).len(), 1);
+    let jwks = next(&mut jwt_bundles(&bed).await).await.unwrap().bundles;
+    let jwks: serde_json::Value = serde_json::from_slice(&jwks[OWN]).unwrap();
+    assert_eq!(jwks["keys"].as_array().unwrap().len(), 1);
+}
+
+/// Any header over any payload, signed by the trust domain's own key.
+fn signed(bed: &Bed, header: &serde_json::Value, claims: &serde_json::Value) -> String {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD as B64;
+    let input = [header, claims]
+        .map(|part| B64.encode(part.to_string()))
+        .join(".");
+    let signature = bed
+        .world
+        .authority()
+        .jwt
+        .sign_jws(input.as_bytes())
+        .unwrap();
+    format!("{input}.{}", B64.encode(signature))
+}
+
+#[tokio::test]
+async fn wla_38_every_rule_of_jwt_svids_is_applied_to_a_token_of_the_right_key() {
+    use serde_json::{Value, json};
+    let bed = Bed::new().await;
+    bed.world.put_entry(entry("a", "/a"));
+    let _agent = bed.start().await;
+    let now = mintmark_identity::clock::Clock::now(&*bed.clock).unix_secs();
+    let header = json!({"alg": "ES256", "typ": "JWT", "kid": bed.world.authority().kid});
+    let claims =
+        json!({"sub": "spiffe://example.org/a", "aud": ["here"], "iat": now, "exp": now + 60});
+    let with = |base: &Value, name: &str, value: &Value| {
+        let mut changed = base.clone();
+        changed
+            .as_object_mut()
+            .unwrap()
+            .insert(name.to_owned(), value.clone());
+        if value.is_null() {
+            changed.as_object_mut().unwrap().remove(name);
+        }
+        changed
+    };
+    let good = signed(&bed, &header, &claims);
+    assert!(validate(&bed, "here", &good).await.is_ok());
+    let headers = [
+        ("alg", json!("none")),
+        ("alg", json!("HS256")),
+        ("alg", json!("ES384")),
+        ("alg", Value::Null),
+        ("typ", json!("wit+jwt")),
+        ("typ", json!("jwt")),
+        ("kid", Value::Null),
+        ("kid", json!("other")),
+        ("crit", json!(["exp"])),
+    ];
+    let bodies = [
+        ("sub", Value::Null),
+        ("sub", json!("w")),
+        ("sub", json!("spiffe://example.org")),
+        ("sub", json!("spiffe://Example.org/a")),
+        ("sub", json!("spiffe://other.test/a")),
+        ("aud", Value::Null),
+        ("aud", json!([])),
+        ("aud", json!(["Here"])),
+        ("exp", Value::Null),
+        ("exp", json!("tomorrow")),
+        ("exp", json!(now - 3_600)),
+        ("nbf", json!(now + 3_600)),
+        ("iat", json!("yesterday")),
+    ];
+    let headers = headers.map(|(name, value)| signed(&bed, &with(&header, name, &value), &claims));
+    let bodies = bodies.map(|(name, value)| signed(&bed, &header, &with(&claims, name, &value)));
+    let unsigned = format!("{}.", good.rsplit_once('.').unwrap().0);
+    let parts: Vec<&str> = good.split('.').collect();
+    let json_form = json!({"payload": parts[1], "protected": parts[0], "signature": parts[2]});
+    let shapes = [
+        unsigned,
+        format!("{good}.x"),
+        format!("{good}="),
+        json_form.to_string(),
+    ];
+    for token in headers.iter().chain(&bodies).chain(&shapes) {
+        let status = validate(&bed, "here", token).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{token}: {status}");
+        assert_eq!(code_of(&status).unwrap(), "MM-2008", "{token}");
+    }
 }

@@ -110,13 +110,15 @@ async fn wle_08_19_anything_but_exactly_one_true_is_refused_before_attestation()
     bed.world.put_entry(entry("a", "/a"));
     let _agent = bed.start().await;
     let channel = bed.channel();
-    let wrong: [&[&str]; 9] = [
+    let wrong: [&[&str]; 11] = [
         &[],
         &["True"],
         &["TRUE"],
         &["1"],
         &[""],
         &["false"],
+        &["true "],
+        &[" true"],
         &["true", "true"],
         &["true,true"],
         &["true", "false"],
@@ -378,4 +380,40 @@ async fn an_oversized_request_is_refused_and_the_next_one_served() {
     assert_eq!(status.code(), Code::OutOfRange, "{status}");
     assert_eq!(ids(&bed.first_x509().await.unwrap()), ["/a"]);
     wait_world(&bed.world, |inner| !inner.acknowledged.is_empty()).await;
+}
+
+/// Decisions, A-25 (WIT-SVIDs) and A-29 (the Broker API) hold by the door being shut.
+#[tokio::test]
+async fn a_15_16_25_29_profiles_that_are_decided_but_not_offered_answer_unimplemented() {
+    let bed = Bed::new().await;
+    bed.world.put_entry(entry("a", "/a"));
+    let _agent = bed.start().await;
+    let call = async |path: &'static str| {
+        let mut grpc = tonic::client::Grpc::new(bed.channel());
+        within(grpc.ready()).await.unwrap();
+        let codec = tonic_prost::ProstCodec::<(), ()>::default();
+        let mut request = Request::new(());
+        let header = MetadataValue::from_static("true");
+        request.metadata_mut().insert("workload.spiffe.io", header);
+        let path = http::uri::PathAndQuery::from_static(path);
+        within(grpc.unary(request, path, codec)).await.map(|_| ())
+    };
+    for path in [
+        "/SpiffeWorkloadAPI/FetchWITSVID",
+        "/SpiffeWorkloadAPI/FetchWITBundles",
+        "/spiffe.broker.API/SubscribeToX509SVID",
+        "/spiffe.broker.API/SubscribeToX509Bundles",
+        "/spiffe.broker.API/FetchJWTSVID",
+        "/spiffe.broker.API/SubscribeToJWTBundles",
+    ] {
+        let status = call(path).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unimplemented, "{path}: {status}");
+    }
+    // What is offered answers otherwise to the very same call.
+    let status = call("/SpiffeWorkloadAPI/FetchJWTSVID").await.unwrap_err();
+    assert_eq!(
+        status.code(),
+        Code::InvalidArgument,
+        "no audience: {status}"
+    );
 }

@@ -7,6 +7,7 @@
 //! no longer sends are gone (Workload API, section 4.4).
 //! Not here: reconnecting ([`source`](super)).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mintmark_identity::bundle::BundleSet;
@@ -14,12 +15,13 @@ use mintmark_identity::clock::Timestamp;
 use mintmark_identity::svid::x509::verify::{Usage, VerifiedX509Svid};
 use mintmark_identity::svid::x509::x509_svid::X509Svid;
 use mintmark_identity::tls;
+use mintmark_identity::trust_domain::TrustDomain;
 use rustls_pki_types::CertificateDer;
 
 use super::bundles::X509Bundles;
 use super::{Feed, Running, Settings, Watch};
-use crate::client::Client;
 use crate::client::x509::{X509Identity, X509Stream, X509Update};
+use crate::client::{Client, X509Authorities};
 use crate::error::{ClientError, SourceError};
 use crate::limits::Limits;
 
@@ -58,7 +60,7 @@ impl X509Context {
     pub fn check(update: X509Update, limits: &Limits, now: Timestamp) -> Result<Self, ClientError> {
         limits.check_identities(update.identities.len())?;
         let mut authorities = update.federated;
-        let mut own = std::collections::BTreeSet::new();
+        let mut own = BTreeSet::new();
         for identity in &update.identities {
             let domain = identity.spiffe_id.trust_domain();
             if own.insert(domain.clone()) {
@@ -100,6 +102,43 @@ impl X509Context {
         self.identities
             .iter()
             .find(|identity| identity.hint == hint)
+    }
+
+    /// The same as an agent would send it, for who writes it down.
+    #[must_use]
+    pub fn to_update(&self) -> X509Update {
+        let mut federated: BTreeMap<TrustDomain, X509Authorities> = self
+            .bundles
+            .as_set()
+            .iter()
+            .map(|bundle| {
+                let der = bundle.x509.iter().map(|anchor| anchor.certificate.clone());
+                (bundle.trust_domain.clone(), der.collect())
+            })
+            .collect();
+        let bundles = federated.clone();
+        let identities = self.identities.iter().map(|identity| {
+            let spiffe_id = identity.svid.spiffe_id();
+            let domain = spiffe_id.trust_domain();
+            federated.remove(domain);
+            X509Identity {
+                spiffe_id: spiffe_id.clone(),
+                chain: identity
+                    .svid
+                    .chain()
+                    .iter()
+                    .map(|der| der.to_vec())
+                    .collect(),
+                private_key: identity.svid.private_key().clone(),
+                bundle: bundles.get(domain).cloned().unwrap_or_default(),
+                hint: identity.hint.clone(),
+            }
+        });
+        let identities = identities.collect();
+        X509Update {
+            identities,
+            federated,
+        }
     }
 
     /// The bundles: of the own trust domain, and of those federated with.
@@ -163,6 +202,13 @@ impl X509Source {
     /// has not in time.
     pub async fn start(settings: Settings) -> Result<Self, SourceError> {
         Ok(Self(Arc::new(Running::start(Svids, settings).await?)))
+    }
+
+    /// Starts following the agent and does not wait: for who [watches](Self::watch) what happens from the
+    /// first connection on.
+    #[must_use]
+    pub fn spawn(settings: Settings) -> Self {
+        Self(Arc::new(Running::spawn(Svids, settings)))
     }
 
     /// The default identity.

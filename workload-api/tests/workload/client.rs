@@ -19,6 +19,47 @@ async fn client(agent: &FakeAgent) -> Client {
     agent.connect().await.unwrap()
 }
 
+/// Runs in a process of its own, because the environment belongs to all tests of this one.
+#[test]
+fn wle_10_the_variable_is_spiffe_endpoint_socket() {
+    const EXPECTED: &str = "MINTMARK_TEST_EXPECTS";
+    if let Ok(expected) = std::env::var(EXPECTED) {
+        let found = match Endpoint::resolve(None) {
+            Ok(endpoint) => endpoint.to_string(),
+            Err(error) => format!("{error:?}"),
+        };
+        assert_eq!(found, expected);
+        return;
+    }
+    let cases = [
+        (
+            Some("unix:///from/the/variable"),
+            "unix:///from/the/variable",
+        ),
+        (Some(""), "Scheme"),
+        (None, "Missing"),
+    ];
+    for (variable, expected) in cases {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args([
+            "--exact",
+            "client::wle_10_the_variable_is_spiffe_endpoint_socket",
+        ]);
+        child
+            .env_remove("SPIFFE_ENDPOINT_SOCKET")
+            .env(EXPECTED, expected);
+        if let Some(variable) = variable {
+            child.env("SPIFFE_ENDPOINT_SOCKET", variable);
+        }
+        let output = child.output().unwrap();
+        assert!(output.status.success(), "{variable:?}: {output:?}");
+        assert!(
+            String::from_utf8_lossy(&output.stdout).contains("1 passed"),
+            "{output:?}"
+        );
+    }
+}
+
 fn tokens(agent: &FakeAgent, svids: Vec<mintmark_proto::spiffe::workload::Jwtsvid>) {
     agent
         .jwt

@@ -252,3 +252,16 @@ async fn wla_14_a_key_set_that_cannot_be_read_is_discarded_as_a_whole() {
     assert!(source.verify(&own.token("/w"), &audience()).is_ok());
     assert_eq!(source.bundles().unwrap().trust_domains().count(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn tdb_09_an_empty_key_set_that_is_pushed_ends_every_token() {
+    let (agent, own) = (FakeAgent::new(), Domain::new("example.org"));
+    agent.say_jwt_bundles([(own.id(), own.jwks())]);
+    let source = start(&agent).await;
+    let mut events = source.watch();
+    value(&mut events).await;
+    assert!(source.verify(&own.token("/w"), &audience()).is_ok());
+    agent.say_jwt_bundles([(own.id(), br#"{"keys":[]}"#.to_vec())]);
+    value(&mut events).await;
+    assert!(unknown_key(source.verify(&own.token("/w"), &audience())));
+}

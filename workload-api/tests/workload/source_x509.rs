@@ -476,3 +476,37 @@ async fn an_agent_that_says_nothing_is_not_ready_and_that_is_said_in_time() {
         "and the task is gone"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_was_not_waited_for_tells_from_its_first_failure_on() {
+    let (agent, own, partner) = (
+        FakeAgent::new(),
+        Domain::new("example.org"),
+        Domain::new("partner.test"),
+    );
+    *agent.away.lock().unwrap() = true;
+    let source = X509Source::spawn(agent.settings());
+    let mut events = source.watch();
+    let error = trouble(&mut events).await;
+    assert!(matches!(*error, ClientError::NoAgent { .. }), "{error}");
+    let error = source.svid().unwrap_err();
+    assert!(matches!(error, SourceError::NotReady { .. }), "{error:?}");
+    *agent.away.lock().unwrap() = false;
+    let sent = vec![own.svid("/w", "h")];
+    agent.say_x509(sent.clone(), &[&partner]);
+    let context = loop {
+        if let Some(Event::Value(context)) = events.next().await {
+            break context;
+        }
+    };
+    // And what it holds can be written down as it was sent.
+    let update = context.to_update();
+    assert_eq!(update.identities.len(), 1);
+    let identity = &update.identities[0];
+    assert_eq!(identity.chain.concat(), sent[0].x509_svid);
+    assert_eq!(identity.private_key.expose(), sent[0].x509_svid_key);
+    assert_eq!(identity.bundle.concat(), sent[0].bundle);
+    assert_eq!(identity.hint, "h");
+    let federated = [(partner.name.clone(), vec![partner.anchor()])];
+    assert_eq!(update.federated, federated.into());
+}
