@@ -85,7 +85,7 @@ fn exec_runs_a_command_with_an_identity_and_ends_with_its_code() {
             "--",
             "true"
         ])),
-        1
+        2
     );
 }
 
@@ -522,6 +522,8 @@ fn explain_names_what_nearly_matches_and_what_is_missing() {
     let by_id = dev.json(&["explain", "--spiffe-id", &near]);
     assert_eq!(by_id["registered"][0]["spiffe_id"], near.as_str());
     refused(&dev, &["explain", "--pid", "0"], 2, "not in 1..");
+    let beyond_pid_max = (1 << 22).to_string();
+    refused(&dev, &["explain", "--pid", &beyond_pid_max], 3, "MM-3017");
 }
 
 fn endpoints_uid(dev: &Dev) -> String {

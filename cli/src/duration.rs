@@ -1,12 +1,20 @@
 //! Durations on the command line.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use mintmark_runtime::config::DurationText;
 
 /// A duration in whole seconds, written `90s`, `10m`, `1h30m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seconds(pub u32);
+
+impl Seconds {
+    /// The same as a duration.
+    pub fn duration(self) -> Duration {
+        Duration::from_secs(u64::from(self.0))
+    }
+}
 
 impl FromStr for Seconds {
     type Err = String;

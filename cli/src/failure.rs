@@ -65,6 +65,12 @@ impl Failure {
         }
     }
 
+    /// Whether the logs of daemons may say more: something failed while they ran, and it was not the
+    /// command line, nor a reader that left.
+    pub fn is_about_daemons(&self) -> bool {
+        self.exit != Exit::Usage && !self.reader_left
+    }
+
     /// Whether this is [`Self::reader_left`].
     pub fn is_reader_left(&self) -> bool {
         self.reader_left

@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use mintmark_identity::entropy::draw_bytes;
 use mintmark_identity::trust_domain::TrustDomain;
+use mintmark_identity::validity::{TtlPolicy, TtlRequest};
 use mintmark_runtime::host::Host;
 
 use crate::context::Context;
@@ -97,13 +98,31 @@ impl Pq {
 /// Runs `mintmark dev`; the result is the exit code of the command that `--exec` ran.
 pub async fn run(args: DevArgs, context: &Context) -> Result<u8, Failure> {
     let started = tokio::time::Instant::now();
+    lifetimes(&args)?;
     let (root, temporary) = directory(&args, &context.host)?;
     let layout = Layout::new(root)?;
     let outcome = cluster(&args, &layout, temporary, started, context).await;
     if temporary {
-        remove(layout.root());
+        let logs_are_wanted = outcome.as_ref().is_err_and(Failure::is_about_daemons);
+        remove(layout.root(), logs_are_wanted);
     }
     outcome
+}
+
+/// Whether the lifetimes fit into each other; a server would say the same, later.
+fn lifetimes(args: &DevArgs) -> Result<(), Failure> {
+    let asked = TtlRequest {
+        ca: args.ca_ttl.map(Seconds::duration),
+        x509_svid: Some(args.x509_ttl.duration()),
+        ..TtlRequest::default()
+    };
+    match TtlPolicy::resolve(asked) {
+        Ok(_) => Ok(()),
+        Err(e) => {
+            let what = "the lifetimes do not fit into each other";
+            Err(Failure::new("MM-3106", Exit::Usage, what).because(&e))
+        }
+    }
 }
 
 async fn cluster(
@@ -118,9 +137,9 @@ async fn cluster(
         .map_err(|e| unusable(layout.root(), &e))?;
     let _held = disk
         .lock_exclusive(&layout.root().join("dev.lock"))
-        .map_err(|e| {
-            unusable(layout.root(), &e)
-                .next("another `mintmark dev` may run on it: stop that one first")
+        .map_err(|e| match e.kind() {
+            std::io::ErrorKind::WouldBlock => held(layout.root()),
+            _ => unusable(layout.root(), &e),
         })?;
     let mut running = Running::default();
     let outcome = tokio::select! {
@@ -131,10 +150,7 @@ async fn cluster(
             Ok(0)
         }
     };
-    if let Err(failure) = &outcome
-        && failure.exit() != Exit::Usage
-        && !failure.is_reader_left()
-    {
+    if outcome.as_ref().is_err_and(Failure::is_about_daemons) {
         running.tell_logs(layout);
     }
     running.stop().await;
@@ -161,7 +177,10 @@ async fn start_and_stay(
                 "the cluster does not serve an SVID",
             )
             .why(format!("not within {} s", START_LIMIT.as_secs()))
-            .next(format!("look into {}", layout.root().join("log").display()))
+            .next(format!(
+                "look into {}",
+                layout.root().join(layout::LOGS).display()
+            ))
         })??;
     let endpoints = ready.endpoints(layout, &plan, running);
     layout::write_json(&*context.host.disk, &layout.endpoints(), &endpoints)?;
@@ -303,7 +322,49 @@ fn unusable(path: &Path, cause: &std::io::Error) -> Failure {
     .because(cause)
 }
 
-fn remove(root: &Path) {
-    // Through nothing but the standard library: the directory is ours, and we made it.
-    let _ = std::fs::remove_dir_all(root);
+fn held(path: &Path) -> Failure {
+    let what = format!("cannot use {}", path.display());
+    Failure::new("MM-3100", Exit::Failure, what)
+        .why("another `mintmark dev` runs on it")
+        .next("stop that one first, or choose another directory with --dir")
+}
+
+/// Removes a directory that is ours, because we made it; the logs stay if an error speaks of them.
+fn remove(root: &Path, keep_logs: bool) {
+    if !keep_logs {
+        let _ = std::fs::remove_dir_all(root);
+        return;
+    }
+    for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_name() == layout::LOGS {
+            continue;
+        }
+        let _ = std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_logs_outlive_a_failed_cluster_and_nothing_else_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("dev-1");
+        let made = || {
+            for name in [layout::LOGS, "keys", "data"] {
+                std::fs::create_dir_all(root.join(name)).unwrap();
+                std::fs::File::create_new(root.join(name).join("file")).unwrap();
+            }
+            std::fs::File::create_new(root.join("dev.json")).unwrap();
+        };
+        made();
+        remove(&root, true);
+        let left: Vec<_> = std::fs::read_dir(&root).unwrap().flatten().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+        assert!(root.join(layout::LOGS).join("file").exists());
+        remove(&root, false);
+        assert!(!root.exists());
+    }
 }

@@ -199,7 +199,7 @@ async fn create(
         .results
         .iter()
         .map(|r| (r.status.as_ref(), r.entry.as_ref()));
-    report(results, &documents, "created", context)
+    report(results, &documents, "create", context)
 }
 
 async fn update(
@@ -233,14 +233,14 @@ async fn update(
         .results
         .iter()
         .map(|r| (r.status.as_ref(), r.entry.as_ref()));
-    report(results, &documents, "updated", context)
+    report(results, &documents, "update", context)
 }
 
 /// Prints what succeeded and fails with the first thing that did not.
 fn report<'a>(
     results: impl Iterator<Item = (Option<&'a types::Status>, Option<&'a types::Entry>)>,
     asked: &[EntryDocument],
-    done: &str,
+    verb: &str,
     context: &Context,
 ) -> Result<(), Failure> {
     let mut entries = Vec::new();
@@ -259,7 +259,7 @@ fn report<'a>(
             .map(|e| e.spiffe_id.clone())
             .unwrap_or_default();
         let status = tonic::Status::new(tonic::Code::from(code), message);
-        let refused = Failure::from_status(&format!("have the entry for {what} {done}"), &status);
+        let refused = Failure::from_status(&format!("{verb} the entry for {what}"), &status);
         if failure.is_some() {
             note(&refused.to_string());
         } else {

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::connect::request;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 
 /// `explain`.
 #[derive(Debug, Args)]
@@ -111,6 +111,12 @@ pub async fn run(args: ExplainArgs, context: &Context) -> Result<(), Failure> {
     let central = ask_server(asked, context).await;
     if let Ok(central) = &central {
         explanation.registered = central.matches.iter().map(Registered::new).collect();
+    }
+    if let (Some(pid), Err(failure)) = (args.pid, &local)
+        && failure.exit() == Exit::NotFound
+    {
+        let what = format!("there is no process {pid} on this node");
+        return Err(Failure::new("MM-3017", Exit::NotFound, what));
     }
     // One side is enough: operators sit by a server, workload owners by an agent.
     if let (Err(agent), Err(_)) = (local, central) {
@@ -216,11 +222,10 @@ impl Explanation {
     fn verdict(&self) -> String {
         if let Some(found) = self.matches.first() {
             return if found.problem.is_empty() {
-                format!(
-                    "this node serves {} of {} matching entries",
-                    found.spiffe_id,
-                    self.matches.len()
-                )
+                match self.matches.len() {
+                    1 => format!("this node serves {}", found.spiffe_id),
+                    all => format!("this node serves {}, first of {all}", found.spiffe_id),
+                }
             } else {
                 format!(
                     "{} matches, but has no SVID: {}",

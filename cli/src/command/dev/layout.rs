@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Exit, Failure};
 
+/// Name of the directory of logs.
+pub const LOGS: &str = "log";
 /// Longest path of a Unix socket on Linux, without the closing zero.
 const SOCKET_PATH_MAX: usize = 107;
 
@@ -106,7 +108,7 @@ impl Layout {
 
     /// Log of a daemon.
     pub fn log(&self, daemon: &str) -> PathBuf {
-        self.root.join("log").join(format!("{daemon}.log"))
+        self.root.join(LOGS).join(format!("{daemon}.log"))
     }
 
     /// The world-connectable socket of the agent (Workload API, SDS).

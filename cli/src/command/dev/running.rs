@@ -6,6 +6,7 @@
 //! is a defect, and ends the cluster.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -23,8 +24,8 @@ pub const AGENT: &str = "agent";
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// What an agent exits with that was banned or evicted (`docs/errors.md`).
 const EXIT_DENIED: i32 = 77;
-/// Lines of a log that are shown when its daemon ended.
-const LAST_LINES: usize = 6;
+/// Lines at the end of a log among which a daemon's error is looked for.
+const LAST_LINES: usize = 12;
 
 /// The daemons that run, agent last.
 #[derive(Debug, Default)]
@@ -62,7 +63,7 @@ impl Running {
                 let name = daemon.name();
                 let what = format!("{name} ended: {status}");
                 return Err(Failure::new("MM-3121", Exit::Failure, what)
-                    .why(last_lines(&layout.log(name), LAST_LINES, disk).join("\n"))
+                    .why(last_words(&layout.log(name), disk))
                     .next(format!("the whole log is {}", layout.log(name).display())));
             }
         }
@@ -137,13 +138,6 @@ fn is_denial(status: ExitStatus) -> bool {
 
 /// What is said when the agent was denied: its own words, and what still works.
 fn denied(layout: &Layout, ready: &Ready, disk: &dyn Disk) -> String {
-    let words = last_lines(&layout.log(AGENT), LAST_LINES, disk);
-    let from = words.iter().rposition(|line| line.starts_with("error["));
-    let words: Vec<&str> = words
-        .iter()
-        .skip(from.unwrap_or(0))
-        .map(String::as_str)
-        .collect();
     format!(
         "the agent ended: {}\n\
          \x20 It serves nothing any more. The servers go on, and their log says who asked for it:\n\
@@ -151,18 +145,22 @@ fn denied(layout: &Layout, ready: &Ready, disk: &dyn Disk) -> String {
          \x20 This node gets a new identity with a new token:\n\
          \x20   mintmark token generate --spiffe-id {} --write {}\n\
          \x20   mintmark agent run --config {}",
-        words.join("\n"),
+        last_words(&layout.log(AGENT), disk),
         ready.node_alias,
         layout.token(AGENT).display(),
         layout.config(AGENT).display(),
     )
 }
 
-/// The end of a log.
-fn last_lines(log: &std::path::Path, count: usize, disk: &dyn Disk) -> Vec<String> {
+/// What a daemon said when it ended: its error, or else the last lines of its log.
+fn last_words(log: &Path, disk: &dyn Disk) -> String {
     let log = disk.read(log).unwrap_or_default();
     let log = String::from_utf8_lossy(&log);
     let lines: Vec<&str> = log.lines().collect();
-    let from = lines.len().saturating_sub(count);
-    lines.into_iter().skip(from).map(str::to_owned).collect()
+    let last = lines.get(lines.len().saturating_sub(LAST_LINES)..);
+    let last = last.unwrap_or_default();
+    let error = last.iter().rposition(|line| line.starts_with("error["));
+    last.get(error.unwrap_or(0)..)
+        .unwrap_or_default()
+        .join("\n")
 }

@@ -23,7 +23,7 @@ use tonic::transport::Channel;
 
 use super::children::Daemon;
 use super::config::{self, Join};
-use super::layout::{Layout, Plan, PlannedServer};
+use super::layout::{LOGS, Layout, Plan, PlannedServer};
 use super::running::{AGENT, Running};
 use super::{DevArgs, Ready};
 use crate::command::bundle;
@@ -76,7 +76,7 @@ impl Up<'_> {
             ("public", 0o755),
             ("admin", 0o700),
             ("config", 0o700),
-            ("log", 0o700),
+            (LOGS, 0o700),
             ("data", 0o700),
             ("keys", 0o700),
         ] {
