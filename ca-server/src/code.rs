@@ -83,7 +83,7 @@ codes! {
     TOKEN_UNKNOWN = 1209;
     /// The nonce is unknown, used or expired.
     NONCE_REFUSED = 1210;
-    /// The proof of the agent's last key does not verify.
+    /// The agent cannot resume: its proof, its key, or its long silence.
     RESUME_REFUSED = 1211;
     /// The entry is not under this agent.
     NOT_AUTHORIZED = 1212;

@@ -7,6 +7,8 @@ use std::io::Write as _;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::failure::{Exit, Failure};
 
@@ -137,6 +139,20 @@ impl Output {
 /// a command is asked for does not depend on it, nor does its exit code.
 pub fn note(text: &str) {
     let _ = writeln!(anstream::stderr(), "{text}");
+}
+
+/// Waits until the reader of the output goes away, which a command that waits for something else would
+/// notice only at its next line. An output that is no pipe has no reader that could go.
+pub async fn reader_leaves() -> Failure {
+    let output = AsyncFd::with_interest(std::io::stdout(), Interest::ERROR);
+    let left = match &output {
+        Ok(output) => output.ready(Interest::ERROR).await.is_ok(),
+        Err(_) => false,
+    };
+    if !left {
+        std::future::pending::<()>().await;
+    }
+    Failure::reader_left()
 }
 
 fn print(text: &str) -> Result<(), Failure> {

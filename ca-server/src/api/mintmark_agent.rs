@@ -65,7 +65,8 @@ impl wire::agent_server::Agent for MintmarkAgentService {
         let taken = self.0.limits.attest.take(caller.source(), 1);
         taken.map_err(|wait| ApiError::RateLimited { wait })?;
         let exporter = exporter(&request);
-        let exporter = exporter.ok_or(ApiError::Resume("the connection has no TLS session"))?;
+        let exporter =
+            exporter.ok_or(ApiError::Resume("the connection has no TLS session".into()))?;
         let agent = self.0.parse_agent_id(&request.get_ref().agent_id)?;
         let nonce = self
             .0

@@ -14,7 +14,7 @@ use mintmark_identity::entropy::{Entropy, draw_bytes};
 use mintmark_identity::key_manager::verify_signature;
 use mintmark_identity::spiffe_id::SpiffeId;
 use mintmark_proto::mintmark::agent::v1::ResumeRequest;
-use mintmark_proto::mintmark::raft::v1::{RecordResume, command};
+use mintmark_proto::mintmark::raft::v1::{RecordResume, Refusal, command};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
@@ -123,7 +123,7 @@ pub async fn resume(
     exporter: Option<[u8; 32]>,
     request: &ResumeRequest,
 ) -> Result<SignedX509, ApiError> {
-    let exporter = exporter.ok_or(ApiError::Resume("the connection has no TLS session"))?;
+    let exporter = exporter.ok_or(ApiError::Resume("the connection has no TLS session".into()))?;
     let agent = services.parse_agent_id(&request.agent_id)?;
     services.nonces.take(&request.nonce, &agent, &exporter)?;
     if request.public_key_spki.len() > SPKI_MAX {
@@ -135,7 +135,7 @@ pub async fn resume(
     let csr = verify_csr(&request.csr)?;
     let message = proof_message(&exporter, &request.nonce, &request.csr);
     verify_signature(&request.public_key_spki, &message, &request.signature)
-        .map_err(|_| ApiError::Resume("the signature does not verify"))?;
+        .map_err(|_| ApiError::Resume("the signature does not verify".into()))?;
     let proven: [u8; 32] = Sha256::digest(&request.public_key_spki).into();
     let next = csr.spki_sha256();
     let body = command::Body::RecordResume(RecordResume {
@@ -147,7 +147,8 @@ pub async fn resume(
             next.to_vec()
         },
     });
-    services.propose(permit.actor().clone(), body, None).await?;
+    let recorded = services.propose(permit.actor().clone(), body, None).await;
+    recorded.map_err(of_resume)?;
     let subject = Subject::Agent {
         id: agent,
         presented: None,
@@ -158,6 +159,17 @@ pub async fn resume(
             .issue_x509(permit, &[X509Ask { subject, csr }])
             .await,
     )
+}
+
+/// What the state says of the key and the agent is about resuming here, not about an entry.
+fn of_resume(error: ApiError) -> ApiError {
+    match error {
+        ApiError::Refused {
+            refusal: Refusal::NotAuthorized,
+            detail,
+        } => ApiError::Resume(detail.into()),
+        other => other,
+    }
 }
 
 #[cfg(test)]

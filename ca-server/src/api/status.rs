@@ -6,6 +6,7 @@
 //!
 //! Not here: errors before the API is up (`app::error`).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -110,7 +111,7 @@ pub enum ApiError {
     Nonce,
     /// The proof of a resume.
     #[error("the agent cannot resume: {0}")]
-    Resume(&'static str),
+    Resume(Cow<'static, str>),
     /// The caller is ahead.
     #[error("this server is behind the position that the caller has seen")]
     Behind,

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::connect::request;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::output::{Format, note};
+use crate::output::{Format, note, reader_leaves};
 
 pub mod leaf;
 
@@ -62,7 +62,10 @@ pub async fn run(command: AuditCommand, context: &Context) -> Result<(), Failure
             from,
             follow,
             limit,
-        } => tail(client, from, follow, limit, context).await,
+        } => tokio::select! {
+            ended = tail(client, from, follow, limit, context) => ended,
+            left = reader_leaves(), if follow => Err(left),
+        },
         AuditCommand::Verify { vkey } => verify(client, vkey, context).await,
     }
 }

@@ -1,5 +1,6 @@
 //! `x509 fetch`: the SVIDs of this process, verified before they are shown or written.
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use super::verify::{VerifiedDocument, bundle_set, refused};
 use super::{client_failure, workload_client};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::output::note;
+use crate::output::{note, reader_leaves};
 
 /// First and longest pause between two attempts to open the stream again.
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -45,6 +46,13 @@ pub async fn run(write: Option<&Path>, watch: bool, context: &Context) -> Result
         let documents = documents(&update, write, context)?;
         return print(&documents, context);
     }
+    tokio::select! {
+        ended = keep_following(write, context) => ended.map(|never| match never {}),
+        left = reader_leaves(), if write.is_none() => Err(left),
+    }
+}
+
+async fn keep_following(write: Option<&Path>, context: &Context) -> Result<Infallible, Failure> {
     let mut pause = RETRY_MIN;
     loop {
         match follow(write, context).await {
@@ -73,7 +81,7 @@ enum Stop {
     Stream { seen: bool, error: ClientError },
 }
 
-async fn follow(write: Option<&Path>, context: &Context) -> Result<std::convert::Infallible, Stop> {
+async fn follow(write: Option<&Path>, context: &Context) -> Result<Infallible, Stop> {
     let broken = |seen| move |error| Stop::Stream { seen, error };
     let endpoint = context
         .connect
@@ -104,10 +112,11 @@ async fn follow(write: Option<&Path>, context: &Context) -> Result<std::convert:
         seen = true;
         for document in documents(&update, write, context).map_err(Stop::Failure)? {
             let line = document.line();
-            context
-                .output
-                .stream(&document, &line)
-                .map_err(Stop::Failure)?;
+            match context.output.stream(&document, &line) {
+                // The files are what it is for, whether or not somebody reads along.
+                Err(left) if left.is_reader_left() && write.is_some() => {}
+                printed => printed.map_err(Stop::Failure)?,
+            }
         }
     }
 }
