@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use mintmark_identity::entropy::draw_bytes;
 use mintmark_identity::trust_domain::TrustDomain;
 use mintmark_identity::validity::{TtlPolicy, TtlRequest};
+use mintmark_runtime::disk::Disk;
 use mintmark_runtime::host::Host;
 
 use crate::context::Context;
@@ -104,7 +105,7 @@ pub async fn run(args: DevArgs, context: &Context) -> Result<u8, Failure> {
     let outcome = cluster(&args, &layout, temporary, started, context).await;
     if temporary {
         let logs_are_wanted = outcome.as_ref().is_err_and(Failure::is_about_daemons);
-        remove(layout.root(), logs_are_wanted);
+        remove(layout.root(), logs_are_wanted, &*context.host.disk);
     }
     outcome
 }
@@ -330,7 +331,7 @@ fn held(path: &Path) -> Failure {
 }
 
 /// Removes a directory that is ours, because we made it; the logs stay if an error speaks of them.
-fn remove(root: &Path, keep_logs: bool) {
+fn remove(root: &Path, keep_logs: bool, disk: &dyn Disk) {
     if !keep_logs {
         let _ = std::fs::remove_dir_all(root);
         return;
@@ -340,7 +341,7 @@ fn remove(root: &Path, keep_logs: bool) {
         if entry.file_name() == layout::LOGS {
             continue;
         }
-        let _ = std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path));
+        let _ = std::fs::remove_dir_all(&path).or_else(|_| disk.remove_file(&path));
     }
 }
 
@@ -349,6 +350,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "tests")]
     fn the_logs_outlive_a_failed_cluster_and_nothing_else_does() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().join("dev-1");
@@ -360,11 +362,11 @@ mod tests {
             std::fs::File::create_new(root.join("dev.json")).unwrap();
         };
         made();
-        remove(&root, true);
+        remove(&root, true, &*Host::os().disk);
         let left: Vec<_> = std::fs::read_dir(&root).unwrap().flatten().collect();
         assert_eq!(left.len(), 1, "{left:?}");
         assert!(root.join(layout::LOGS).join("file").exists());
-        remove(&root, false);
+        remove(&root, false, &*Host::os().disk);
         assert!(!root.exists());
     }
 }
