@@ -4,11 +4,12 @@
 //! Data goes to stdout, everything else (progress, notes, errors) to stderr.
 
 use std::io::Write as _;
+use std::os::fd::AsFd as _;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
 
 use crate::failure::{Exit, Failure};
 
@@ -144,12 +145,13 @@ pub fn note(text: &str) {
 /// Waits until the reader of the output goes away, which a command that waits for something else would
 /// notice only at its next line. An output that is no pipe has no reader that could go.
 pub async fn reader_leaves() -> Failure {
-    let output = AsyncFd::with_interest(std::io::stdout(), Interest::ERROR);
-    let left = match &output {
-        Ok(output) => output.ready(Interest::ERROR).await.is_ok(),
-        Err(_) => false,
+    let watched = async {
+        let output = std::io::stdout().as_fd().try_clone_to_owned()?;
+        // Unchecked leaves the output blocking, as printing wants it; nothing is written here.
+        let output = pipe::Sender::from_file_unchecked(output.into())?;
+        output.ready(Interest::ERROR).await
     };
-    if !left {
+    if watched.await.is_err() {
         std::future::pending::<()>().await;
     }
     Failure::reader_left()
