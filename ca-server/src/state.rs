@@ -46,7 +46,7 @@ use sha2::{Digest as _, Sha256};
 pub use acknowledgements::missing_acknowledgements;
 pub use agents::{ACKNOWLEDGEMENTS_MAX, RESUME_SILENCE_MAX};
 pub use audit::{LEAF_LENGTH_MAX, RECENT_ROOTS_MAX};
-pub use authorization::DEPTH_MAX;
+pub use authorization::{DEPTH_MAX, RemovedLinks};
 pub use command::{COMMAND_VERSION, is_accepted, understands};
 pub use entries::ENTRY_BATCH_MAX;
 pub use event::{EVENTS_MAX, Event, Position, TooOld};

@@ -14,7 +14,7 @@ use mintmark_identity::spiffe_id::SpiffeId;
 use mintmark_proto::convert::bundle::bundle_to_agent;
 use mintmark_proto::mintmark::agent::v1 as wire;
 
-use crate::state::{Event, Position, State};
+use crate::state::{Event, Position, RemovedLinks, State};
 
 /// What an agent has been told so far.
 #[derive(Debug, Default)]
@@ -143,7 +143,13 @@ impl Changes {
             bundle: false,
             defaults: false,
         };
-        for (_, event) in state.events_since(seen).ok()? {
+        let events: Vec<Event> = state
+            .events_since(seen)
+            .ok()?
+            .map(|(_, event)| event)
+            .collect();
+        let removed = removed_links(&events);
+        for event in events {
             match event {
                 Event::EntryChanged(id) => {
                     let Some(entry) = state.entry(&id) else {
@@ -167,6 +173,9 @@ impl Changes {
                     }
                     if state.agents_concerned(&parent, &selectors).contains(agent) {
                         changes.entries.insert(id.to_string());
+                    } else if state.may_have_been_under(agent, &parent, &removed) {
+                        // What it hung on is gone too, so nobody can say any more whose it was.
+                        return None;
                     }
                 }
                 Event::BundleChanged => changes.bundle = true,
@@ -178,6 +187,24 @@ impl Changes {
         }
         Some(changes)
     }
+}
+
+/// How the entries that events took away hung together.
+fn removed_links(events: &[Event]) -> RemovedLinks {
+    let mut removed = RemovedLinks::new();
+    for event in events {
+        if let Event::EntryRemoved {
+            parent,
+            spiffe_id,
+            selectors,
+            ..
+        } = event
+        {
+            let link = (parent.clone(), selectors.clone());
+            removed.entry(spiffe_id.clone()).or_default().push(link);
+        }
+    }
+    removed
 }
 
 /// Whether entries hang on the entry with this identity, so that its change may concern more than

@@ -9,7 +9,7 @@
 //! proportional to what is found, never to all entries.
 //! Not here: selectors of workloads (the agent matches those).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mintmark_identity::entry::RegistrationEntry;
 use mintmark_identity::selector::Selectors;
@@ -20,6 +20,9 @@ use super::State;
 /// Steps from an agent to an entry. Deeper nesting than this is a mistake, and
 /// a bound keeps a cycle or a chain from costing more than it is worth.
 pub const DEPTH_MAX: usize = 16;
+
+/// Parents and selectors of entries that were removed or moved, by the identity they had.
+pub type RemovedLinks = BTreeMap<SpiffeId, Vec<(SpiffeId, Selectors)>>;
 
 impl State {
     /// The entries that this agent may serve, in order of their ids: empty for
@@ -35,7 +38,7 @@ impl State {
             .chain([agent.clone()])
             .collect();
         let mut level: Vec<SpiffeId> = parents.iter().cloned().collect();
-        let mut found = std::collections::BTreeMap::new();
+        let mut found = BTreeMap::new();
         for _ in 0..DEPTH_MAX {
             let mut next = Vec::new();
             for entry in level
@@ -64,6 +67,52 @@ impl State {
         self.walk_up(&entry.parent_id, |parent| {
             parent == agent || self.entries.of_spiffe_id(parent).any(covers)
         })
+    }
+
+    /// Whether this agent may have served something under `parent` before `removed` went. Of what is
+    /// gone only the links are left; they are followed beside those that are there now, so this errs
+    /// to the side of yes.
+    #[must_use]
+    pub fn may_have_been_under(
+        &self,
+        agent: &SpiffeId,
+        parent: &SpiffeId,
+        removed: &RemovedLinks,
+    ) -> bool {
+        let none = Selectors::new();
+        let have = self.nodes.get(agent).map_or(&none, |node| &node.selectors);
+        let covers = |(above, selectors): &(&SpiffeId, &Selectors)| {
+            above.is_server() && !selectors.is_empty() && selectors.is_subset(have)
+        };
+        let mut seen = BTreeSet::from([parent]);
+        let mut level = vec![parent];
+        for _ in 0..DEPTH_MAX {
+            if level.contains(&agent) {
+                return true;
+            }
+            let above = level.iter().copied().flat_map(|id| self.links(id, removed));
+            let above: Vec<_> = above.collect();
+            if above.iter().any(covers) {
+                return true;
+            }
+            let above = above.into_iter().map(|(above, _)| above);
+            level = above
+                .filter(|above| !above.is_server() && seen.insert(*above))
+                .collect();
+        }
+        false
+    }
+
+    /// Parents and selectors of the entries with this identity, those that went included.
+    fn links<'a>(
+        &'a self,
+        id: &'a SpiffeId,
+        removed: &'a RemovedLinks,
+    ) -> impl Iterator<Item = (&'a SpiffeId, &'a Selectors)> {
+        let present = self.entries.of_spiffe_id(id);
+        let present = present.map(|entry| (&entry.parent_id, &entry.selectors));
+        let gone = removed.get(id).into_iter().flatten();
+        present.chain(gone.map(|(parent, selectors)| (parent, selectors)))
     }
 
     /// The agents that may serve what stands directly under this parent.
