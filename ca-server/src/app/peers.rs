@@ -144,7 +144,7 @@ impl Peers {
 fn is_listed(state: &State, node: NodeId, spki: &[u8]) -> bool {
     match state.server(node) {
         Some(server) => server.peer_spki_sha256 == spki_sha256(spki),
-        None => state.servers().all(|server| server.node_id < node),
+        None => node >= state.next_server_id(),
     }
 }
 
@@ -193,5 +193,114 @@ impl PeerAuth for Peers {
             }
         };
         Some(Arc::new(move || Arc::clone(&config)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use mintmark_proto::mintmark::raft::v1::{
+        Actor, AdmitServer, Command, InitializeCluster, RemoveServer, actor, command,
+    };
+    use mintmark_proto::mintmark::state::v1::{LogKey, Server, Settings, TrustDomainKey};
+    use mintmark_tlog::note::NoteSigner;
+
+    use super::*;
+    use crate::state::COMMAND_VERSION;
+
+    fn spki(node: u8) -> Vec<u8> {
+        vec![node; 8]
+    }
+
+    fn server(node: u8) -> Server {
+        Server {
+            incarnation: vec![node; 16],
+            peer_spki_sha256: spki_sha256(&spki(node)).to_vec(),
+            ..Server::default()
+        }
+    }
+
+    fn apply(state: &mut State, index: u64, body: command::Body) {
+        let actor = Actor {
+            kind: actor::Kind::Local.into(),
+            ..Actor::default()
+        };
+        let command = Command {
+            version: COMMAND_VERSION,
+            actor: Some(actor),
+            body: Some(body),
+            ..Command::default()
+        };
+        let result = state.apply(index, &command).result;
+        assert_eq!(result.refusal, 0, "{}", result.detail);
+    }
+
+    fn admit(node: u8) -> command::Body {
+        command::Body::AdmitServer(AdmitServer {
+            server: Some(server(node)),
+            ..AdmitServer::default()
+        })
+    }
+
+    /// Servers 1 to 3.
+    fn three() -> State {
+        let origin = "example.org/audit/1";
+        let signer = NoteSigner::from_seed(origin, &[7; 32]).unwrap();
+        let initialize = InitializeCluster {
+            trust_domain: "example.org".into(),
+            cluster_id: vec![9; 16],
+            settings: Some(Settings {
+                ca_ttl_seconds: 86_400,
+                x509_svid_ttl_seconds: 3_600,
+                jwt_svid_ttl_seconds: 300,
+                agent_svid_ttl_seconds: 3_600,
+                ..Settings::default()
+            }),
+            trust_domain_key: Some(TrustDomainKey {
+                certificate: vec![1],
+                spki_sha256: vec![4; 32],
+                vault_record: "tdk".into(),
+            }),
+            log_key: Some(LogKey {
+                public_key: signer.verifier().public_key().to_vec(),
+                origin: origin.into(),
+                vault_record: "log".into(),
+            }),
+            first_server: Some(Server {
+                node_id: 1,
+                ..server(1)
+            }),
+            epoch: 1,
+            ..InitializeCluster::default()
+        };
+        let mut state = State::new();
+        apply(&mut state, 1, command::Body::InitializeCluster(initialize));
+        apply(&mut state, 2, admit(2));
+        apply(&mut state, 3, admit(3));
+        state
+    }
+
+    #[test]
+    fn a_removed_server_never_counts_again_whichever_its_id_was() {
+        for removed in [2_u8, 3] {
+            let mut state = three();
+            let node_id = u64::from(removed);
+            assert!(is_listed(&state, node_id, &spki(removed)));
+            let remove = command::Body::RemoveServer(RemoveServer { node_id });
+            apply(&mut state, 4, remove);
+            assert!(!is_listed(&state, node_id, &spki(removed)), "{removed}");
+            apply(&mut state, 5, admit(4));
+            assert!(!is_listed(&state, node_id, &spki(removed)), "{removed}");
+        }
+    }
+
+    #[test]
+    fn a_server_counts_with_its_own_key_and_one_admitted_later_than_known_here_counts() {
+        let state = three();
+        assert!(is_listed(&state, 2, &spki(2)));
+        assert!(!is_listed(&state, 2, &spki(3)), "another's key");
+        assert!(is_listed(&state, 4, &spki(4)), "not applied here yet");
+        assert!(is_listed(&State::new(), 1, &spki(1)), "an empty log");
     }
 }

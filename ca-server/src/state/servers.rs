@@ -197,6 +197,12 @@ impl State {
         self.servers.by_id.get(&node_id)
     }
 
+    /// The lowest id that was never assigned: whoever has a lower one and is not listed was removed.
+    #[must_use]
+    pub fn next_server_id(&self) -> u64 {
+        self.servers.next_id
+    }
+
     /// All servers, in order of their ids.
     pub fn servers(&self) -> impl Iterator<Item = &Server> {
         self.servers.by_id.values()
