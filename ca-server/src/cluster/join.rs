@@ -2,7 +2,8 @@
 //!
 //! Always: the first connection verifies nobody and carries nothing secret; it fetches a statement,
 //! which is believed only under the pinned trust-domain key and with the nonce that was sent. The token
-//! goes over a second connection, whose server the statement's bundle verifies.
+//! goes over a second connection, whose server the statement's bundle verifies. What that server answers counts
+//! only under the pinned key too: who holds a server's SVID and not that key gives nobody a place.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +12,10 @@ use mintmark_identity::bundle::{Bundle, BundleSet};
 use mintmark_identity::clock::Timestamp;
 use mintmark_identity::entropy::draw_bytes;
 use mintmark_identity::spiffe_id::SpiffeId;
-use mintmark_identity::statement::{StatementError, StatementSignatures, verify_statement};
+use mintmark_identity::statement::{StatementError, StatementSignatures, pin, verify_statement};
+use mintmark_identity::svid::x509::peer::{PeerName, verify_peer_certificate};
 use mintmark_identity::svid::x509::verify::VerificationPolicy;
+use mintmark_identity::svid::x509::{Usage, VerifiedCsr, X509Authority};
 use mintmark_identity::tls::bootstrap::unverified_client_config;
 use mintmark_identity::tls::{Authorizer, SvidTrust, TlsConfigError, tls_client_config};
 use mintmark_identity::trust_domain::TrustDomain;
@@ -20,11 +23,13 @@ use mintmark_proto::mintmark::agent::v1::agent_client::AgentClient;
 use mintmark_proto::mintmark::agent::v1::{GetStatementRequest, GetStatementResponse, Statement};
 use mintmark_proto::mintmark::cluster::v1::cluster_client::ClusterClient;
 use mintmark_proto::mintmark::cluster::v1::{JoinRequest, JoinResponse};
+use mintmark_runtime::cause::chain;
 use mintmark_runtime::grpc::{ChannelOptions, Target, channel};
 use mintmark_runtime::host::Host;
 use mintmark_runtime::network::Address;
 use prost::Message as _;
 use rustls::ClientConfig;
+use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 use tonic::transport::Channel;
 
@@ -71,6 +76,14 @@ pub enum JoinError {
         #[source]
         cause: StatementError,
     },
+    /// The answer gives a place that is not one in the cluster of the pinned key.
+    #[error("{address} gives no place in the cluster: {reason}")]
+    Place {
+        /// Who answered.
+        address: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// The statement is signed well and is not an answer to us.
     #[error("the statement of {address} is not to be believed: {reason}")]
     Answer {
@@ -102,9 +115,9 @@ pub async fn join(
     door: &Door,
     request: JoinRequest,
 ) -> Result<JoinResponse, JoinError> {
-    let bundle = believed_bundle(host, door).await?;
+    let believed = believed(host, door).await?;
     let mut bundles = BundleSet::default();
-    bundles.insert(bundle);
+    bundles.insert(believed.bundle);
     let trust = SvidTrust {
         bundles: Arc::new(Arc::new(bundles)),
         policy: VerificationPolicy::default(),
@@ -112,11 +125,60 @@ pub async fn join(
     };
     let tls = tls_client_config(Arc::clone(&host.clock), trust)?;
     let mut client = ClusterClient::new(connection(host, door, tls));
+    let csr = request.peer_csr.clone();
     let answer = client.join(request);
-    request_within(door, "the request to join", answer).await
+    let answer = request_within(door, "the request to join", answer).await?;
+    check_place(door, &believed.cluster_id, &csr, &answer, host.clock.now())?;
+    Ok(answer)
 }
 
-async fn believed_bundle(host: &Host, door: &Door) -> Result<Bundle, JoinError> {
+/// Whether the place that was given is one in the cluster of the pinned key, for our own key.
+fn check_place(
+    door: &Door,
+    cluster_id: &[u8],
+    peer_csr: &[u8],
+    answer: &JoinResponse,
+    now: Timestamp,
+) -> Result<(), JoinError> {
+    let refused = |reason: String| JoinError::Place {
+        address: door.address.to_string(),
+        reason,
+    };
+    let key = &answer.trust_domain_key_certificate;
+    let shown = X509Authority::parse(key).map_err(|e| refused(e.to_string()))?;
+    if pin(&shown).map_err(|e| refused(e.to_string()))? != door.pin {
+        return Err(refused("its trust-domain key is not the pinned one".into()));
+    }
+    if answer.cluster_id != cluster_id {
+        return Err(refused("its cluster is not that of the statement".into()));
+    }
+    let given = [CertificateDer::from(answer.peer_certificate.as_slice())];
+    let keys = std::slice::from_ref(key);
+    let peer = verify_peer_certificate(&given, keys, now, Usage::Either)
+        .map_err(|e| refused(format!("the peer certificate is not good: {}", chain(&e))))?;
+    let name = PeerName {
+        trust_domain: door.trust_domain.clone(),
+        epoch: answer.epoch,
+        node_id: answer.node_id,
+    };
+    if peer.name != name || answer.trust_domain != door.trust_domain.as_str() {
+        return Err(refused("the peer certificate names another place".into()));
+    }
+    let own = VerifiedCsr::verify(peer_csr).map_err(|e| refused(e.to_string()))?;
+    if peer.public_key_spki != own.public_key_spki() {
+        return Err(refused("the peer certificate is for another key".into()));
+    }
+    Ok(())
+}
+
+/// What a statement says that is believed.
+#[derive(Debug)]
+struct Believed {
+    bundle: Bundle,
+    cluster_id: Vec<u8>,
+}
+
+async fn believed(host: &Host, door: &Door) -> Result<Believed, JoinError> {
     let tls = unverified_client_config(Arc::clone(&host.clock))?;
     let mut client = AgentClient::new(connection(host, door, tls));
     let nonce = draw_bytes::<32>(&*host.entropy);
@@ -132,13 +194,13 @@ async fn believed_bundle(host: &Host, door: &Door) -> Result<Bundle, JoinError> 
     believe(door, &answer, &nonce, host.clock.now())
 }
 
-/// Checks a statement and returns the bundle in it.
+/// Checks a statement and returns what matters of it.
 fn believe(
     door: &Door,
     answer: &GetStatementResponse,
     nonce: &[u8],
     now: Timestamp,
-) -> Result<Bundle, JoinError> {
+) -> Result<Believed, JoinError> {
     let signatures = StatementSignatures {
         native: answer.native_signature.clone(),
         alternative: answer.alternative_signature.clone(),
@@ -174,7 +236,10 @@ fn believe(
     }
     let (bundle, _skipped) = Bundle::from_document(&door.trust_domain, &statement.bundle_document)
         .map_err(|e| refused(format!("its bundle cannot be read: {e}")))?;
-    Ok(bundle)
+    Ok(Believed {
+        bundle,
+        cluster_id: statement.cluster_id,
+    })
 }
 
 fn connection(host: &Host, door: &Door, tls: ClientConfig) -> Channel {
@@ -208,10 +273,10 @@ async fn request_within<T>(
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-    use mintmark_identity::authority::AuthorityKey;
     use mintmark_identity::entropy::SeededEntropy;
-    use mintmark_identity::statement::{pin, sign_statement};
-    use mintmark_identity::svid::x509::X509Authority;
+    use mintmark_identity::statement::sign_statement;
+
+    use rcgen::{CertificateParams, KeyPair, PublicKeyData as _};
 
     use super::*;
     use crate::authority::trust_domain_key::TrustDomainKey;
@@ -254,6 +319,82 @@ mod tests {
             native_signature: signatures.native,
             alternative_signature: signatures.alternative,
             trust_domain_key_certificate: key.certificate().to_vec(),
+        }
+    }
+
+    /// An own key's request, and the place number 2 that a cluster under `key` gives it.
+    fn place(key: &TrustDomainKey, spki: &[u8]) -> JoinResponse {
+        let name = PeerName {
+            trust_domain: TrustDomain::parse("example.org").unwrap(),
+            epoch: 1,
+            node_id: 2,
+        };
+        let peer_certificate = key.certify_peer(&name, spki, NOW, &SeededEntropy::new(3));
+        JoinResponse {
+            node_id: 2,
+            cluster_id: vec![9; 16],
+            trust_domain: "example.org".into(),
+            peer_certificate: peer_certificate.unwrap(),
+            trust_domain_key_certificate: key.certificate().to_vec(),
+            epoch: 1,
+            ..JoinResponse::default()
+        }
+    }
+
+    #[test]
+    fn a_place_counts_only_under_the_pinned_key_and_for_our_own() {
+        let (f, other) = (fixture(), fixture_key());
+        let own = KeyPair::generate().unwrap();
+        let csr = CertificateParams::default()
+            .serialize_request(&own)
+            .unwrap();
+        let csr = csr.der().to_vec();
+        let spki = own.subject_public_key_info();
+        let check = |answer: &JoinResponse| check_place(&f.door, &[9; 16], &csr, answer, NOW);
+        let good = place(&f.key, &spki);
+        check(&good).unwrap();
+        let foreign = KeyPair::generate().unwrap().subject_public_key_info();
+        for (bad, why) in [
+            (place(&other, &spki), "another key made it"),
+            (
+                JoinResponse {
+                    trust_domain_key_certificate: f.key.certificate().to_vec(),
+                    ..place(&other, &spki)
+                },
+                "another key made the certificate",
+            ),
+            (place(&f.key, &foreign), "another's key"),
+            (
+                JoinResponse {
+                    node_id: 3,
+                    ..good.clone()
+                },
+                "another number",
+            ),
+            (
+                JoinResponse {
+                    epoch: 2,
+                    ..good.clone()
+                },
+                "another epoch",
+            ),
+            (
+                JoinResponse {
+                    cluster_id: vec![8; 16],
+                    ..good.clone()
+                },
+                "another cluster",
+            ),
+            (
+                JoinResponse {
+                    trust_domain: "other.test".into(),
+                    ..good.clone()
+                },
+                "another trust domain",
+            ),
+        ] {
+            let refused = check(&bad).unwrap_err();
+            assert!(matches!(refused, JoinError::Place { .. }), "{why}");
         }
     }
 
@@ -314,7 +455,6 @@ mod tests {
     }
 
     fn fixture_key() -> TrustDomainKey {
-        let _ = AuthorityKey::generate(true).unwrap();
         fixture().key
     }
 }
