@@ -25,6 +25,7 @@ pub mod status;
 pub mod svid;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mintmark_identity::clock::Timestamp;
 use mintmark_proto::mintmark::raft::v1::{Actor, CommandResult, Refusal, command};
@@ -44,11 +45,15 @@ use crate::fanout::acknowledgements::Acknowledgements;
 use crate::issuance::Issuer;
 use crate::issuance::limits::{ATTEST_RATE, REPORT_RATE, RateLimiter, SIGN_RATE};
 use crate::metrics::Metrics;
-use crate::policy::{self, Action, Caller, Permit};
+use crate::policy::{self, Action, Caller, Denied, Permit};
 use crate::raft::Proposed;
 
 /// Metadata that carries the idempotency key of a mutating request, 32 hexadecimal digits.
 pub const IDEMPOTENCY_HEADER: &str = "mintmark-idempotency-key";
+
+/// Without word from the leader for so long, a server is stale: it says so to its streams, and answers
+/// no poll.
+pub const STALE_AFTER: Duration = Duration::from_secs(2);
 
 /// Limits of rate, one for each kind of work.
 #[derive(Debug)]
@@ -110,29 +115,71 @@ pub type Services = Arc<Shared>;
 impl Shared {
     /// Who asks.
     pub fn caller<T>(&self, request: &Request<T>) -> Caller {
+        self.peer(request.extensions().get::<ConnectInfo>())
+    }
+
+    fn peer(&self, info: Option<&ConnectInfo>) -> Caller {
         let now = self.host.clock.now();
-        let info = request.extensions().get::<ConnectInfo>();
         self.consensus
             .read(|state| caller::resolve(info, state, now))
     }
 
-    /// Who asks, and the permit to do it.
+    /// Who asks, and the permit to do it. A refusal on which agents discard their identity is given
+    /// only when a read index confirms it: this server may be the last to hear of what it is about.
     ///
     /// # Errors
-    /// When policy says no.
-    pub fn permit<T>(
-        &self,
+    /// When policy says no, or nobody confirms that it does.
+    pub fn permit<'a, T>(
+        &'a self,
         request: &Request<T>,
         action: Action,
+    ) -> impl Future<Output = Result<(Caller, Permit), ApiError>> + Send + use<'a, T> {
+        // The request itself is not kept: a stream in it need not be shared between threads.
+        let info = request.extensions().get::<ConnectInfo>().cloned();
+        async move { self.permit_peer(info, action).await }
+    }
+
+    async fn permit_peer(
+        &self,
+        info: Option<ConnectInfo>,
+        action: Action,
     ) -> Result<(Caller, Permit), ApiError> {
-        let caller = self.caller(request);
-        match policy::decide(&caller, action) {
+        let mut caller = self.peer(info.as_ref());
+        let mut decided = policy::decide(&caller, action);
+        if decided.as_ref().is_err_and(Denied::costs_an_identity) {
+            self.confirm(&caller).await?;
+            caller = self.peer(info.as_ref());
+            decided = policy::decide(&caller, action);
+        }
+        match decided {
             Ok(permit) => Ok((caller, permit)),
             Err(denied) => {
                 self.metrics.denied(action);
                 self.denials.record(&caller, action, &denied);
                 Err(denied.into())
             }
+        }
+    }
+
+    /// Waits until the state here has all that was acknowledged anywhere. Whoever is refused again
+    /// and again may not keep the leader busy.
+    async fn confirm(&self, caller: &Caller) -> Result<(), ApiError> {
+        let taken = self.limits.attest.take(&caller.rate_key(), 1);
+        taken.map_err(|wait| ApiError::RateLimited { wait })?;
+        let read = self.consensus.read_index().await;
+        read.map_err(|_| ApiError::Stale)
+    }
+
+    /// Whether what this server knows may be told to agents and to the public: not when it could have
+    /// been overtaken. Agents keep what they have, and ask another server.
+    ///
+    /// # Errors
+    /// [`ApiError::Stale`] when no quorum was heard for [`STALE_AFTER`].
+    pub fn fresh(&self) -> Result<(), ApiError> {
+        let age = self.consensus.quorum_age();
+        match age {
+            Some(age) if age <= STALE_AFTER => Ok(()),
+            _ => Err(ApiError::Stale),
         }
     }
 

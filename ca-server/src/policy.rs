@@ -50,6 +50,14 @@ pub enum Denied {
     },
 }
 
+impl Denied {
+    /// Whether an agent that hears this discards its identity.
+    #[must_use]
+    pub fn costs_an_identity(&self) -> bool {
+        matches!(self, Self::Agent { .. } | Self::Lapsed { .. })
+    }
+}
+
 /// Decides whether `caller` may do `action`.
 ///
 /// # Errors

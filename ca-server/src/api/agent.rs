@@ -29,9 +29,12 @@ impl wire::agent_server::Agent for AgentService {
         request: Request<wire::CountAgentsRequest>,
     ) -> Result<Response<wire::CountAgentsResponse>, Status> {
         // A caller that may not ask does not make the quorum answer.
-        self.0.permit(&request, Action::CountAgents).map(drop)?;
+        self.0
+            .permit(&request, Action::CountAgents)
+            .await
+            .map(drop)?;
         self.0.fresh_enough(&request).await?;
-        self.0.count_agents(&request)
+        self.0.count_agents(request).await
     }
 
     async fn list_agents(
@@ -39,9 +42,12 @@ impl wire::agent_server::Agent for AgentService {
         request: Request<wire::ListAgentsRequest>,
     ) -> Result<Response<wire::ListAgentsResponse>, Status> {
         // A caller that may not ask does not make the quorum answer.
-        self.0.permit(&request, Action::ListAgents).map(drop)?;
+        self.0
+            .permit(&request, Action::ListAgents)
+            .await
+            .map(drop)?;
         self.0.fresh_enough(&request).await?;
-        self.0.list_agents(&request)
+        self.0.list_agents(request).await
     }
 
     async fn get_agent(
@@ -49,9 +55,9 @@ impl wire::agent_server::Agent for AgentService {
         request: Request<wire::GetAgentRequest>,
     ) -> Result<Response<types::Agent>, Status> {
         // A caller that may not ask does not make the quorum answer.
-        self.0.permit(&request, Action::GetAgent).map(drop)?;
+        self.0.permit(&request, Action::GetAgent).await.map(drop)?;
         self.0.fresh_enough(&request).await?;
-        self.0.get_agent(&request)
+        self.0.get_agent(request).await
     }
 
     async fn delete_agent(
@@ -72,14 +78,16 @@ impl wire::agent_server::Agent for AgentService {
         &self,
         request: Request<Streaming<wire::AttestAgentRequest>>,
     ) -> Result<Response<BoxStream<wire::AttestAgentResponse>>, Status> {
-        Ok(Response::new(attest::respond(self.0.clone(), request)?))
+        Ok(Response::new(
+            attest::respond(self.0.clone(), request).await?,
+        ))
     }
 
     async fn renew_agent(
         &self,
         request: Request<wire::RenewAgentRequest>,
     ) -> Result<Response<wire::RenewAgentResponse>, Status> {
-        let (_, permit) = self.0.permit(&request, Action::RenewAgent)?;
+        let (_, permit) = self.0.permit(&request, Action::RenewAgent).await?;
         let params = request.into_inner().params;
         let params = params.ok_or_else(|| ApiError::invalid("params", "is missing"))?;
         let signed = self.0.renew(permit, &params.csr).await?;
@@ -99,7 +107,7 @@ impl wire::agent_server::Agent for AgentService {
         &self,
         request: Request<wire::PostStatusRequest>,
     ) -> Result<Response<wire::PostStatusResponse>, Status> {
-        self.0.post_status(&request)
+        self.0.post_status(request).await
     }
 }
 

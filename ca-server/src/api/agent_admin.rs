@@ -123,11 +123,11 @@ fn expires_before(text: &str) -> Result<Option<Timestamp>, ApiError> {
 
 impl Shared {
     /// `CountAgents`.
-    pub(super) fn count_agents(
+    pub(super) async fn count_agents(
         &self,
-        request: &Request<wire::CountAgentsRequest>,
+        request: Request<wire::CountAgentsRequest>,
     ) -> Result<Response<wire::CountAgentsResponse>, Status> {
-        let _permit = self.permit(request, Action::CountAgents)?;
+        let _permit = self.permit(&request, Action::CountAgents).await?;
         let filter = Filter::of_count(request.get_ref().filter.as_ref())?;
         let count = |state: &State| {
             state
@@ -140,11 +140,11 @@ impl Shared {
     }
 
     /// `ListAgents`.
-    pub(super) fn list_agents(
+    pub(super) async fn list_agents(
         &self,
-        request: &Request<wire::ListAgentsRequest>,
+        request: Request<wire::ListAgentsRequest>,
     ) -> Result<Response<wire::ListAgentsResponse>, Status> {
-        let _permit = self.permit(request, Action::ListAgents)?;
+        let _permit = self.permit(&request, Action::ListAgents).await?;
         let request = request.get_ref();
         let filter = Filter::of_list(request.filter.as_ref())?;
         let page = Page::from_wire(request.page_size, &request.page_token)?;
@@ -172,11 +172,11 @@ impl Shared {
     }
 
     /// `GetAgent`.
-    pub(super) fn get_agent(
+    pub(super) async fn get_agent(
         &self,
-        request: &Request<wire::GetAgentRequest>,
+        request: Request<wire::GetAgentRequest>,
     ) -> Result<Response<types::Agent>, Status> {
-        let _permit = self.permit(request, Action::GetAgent)?;
+        let _permit = self.permit(&request, Action::GetAgent).await?;
         let request = request.get_ref();
         let id = self.agent_id(request.id.as_ref())?;
         let mask = request.output_mask.as_ref();
@@ -196,7 +196,7 @@ impl Shared {
         &self,
         request: Request<wire::DeleteAgentRequest>,
     ) -> Result<Response<()>, Status> {
-        let (_, permit) = self.permit(&request, Action::DeleteAgent)?;
+        let (_, permit) = self.permit(&request, Action::DeleteAgent).await?;
         let key = idempotency_key(&request)?;
         let agent_id = self.agent_id(request.get_ref().id.as_ref())?.to_string();
         let body = command::Body::EvictAgent(EvictAgent { agent_id });
@@ -209,7 +209,7 @@ impl Shared {
         &self,
         request: Request<wire::BanAgentRequest>,
     ) -> Result<Response<()>, Status> {
-        let (_, permit) = self.permit(&request, Action::BanAgent)?;
+        let (_, permit) = self.permit(&request, Action::BanAgent).await?;
         let key = idempotency_key(&request)?;
         let agent_id = self.agent_id(request.get_ref().id.as_ref())?.to_string();
         let body = command::Body::BanAgent(BanAgent { agent_id });
@@ -223,7 +223,7 @@ impl Shared {
         &self,
         request: Request<wire::CreateJoinTokenRequest>,
     ) -> Result<Response<types::JoinToken>, Status> {
-        let (_, permit) = self.permit(&request, Action::CreateJoinToken)?;
+        let (_, permit) = self.permit(&request, Action::CreateJoinToken).await?;
         let domain = self.consensus.read(|state| state.trust_domain().cloned());
         let domain = domain.ok_or(ApiError::NotReady("no cluster yet"))?;
         let (now, entropy) = (self.host.clock.now(), self.host.entropy.as_ref());
@@ -240,11 +240,11 @@ impl Shared {
     }
 
     /// `PostStatus`.
-    pub(super) fn post_status(
+    pub(super) async fn post_status(
         &self,
-        request: &Request<wire::PostStatusRequest>,
+        request: Request<wire::PostStatusRequest>,
     ) -> Result<Response<wire::PostStatusResponse>, Status> {
-        let (_, permit) = self.permit(request, Action::PostStatus)?;
+        let (_, permit) = self.permit(&request, Action::PostStatus).await?;
         let agent = permit.agent().ok_or_else(no_agent)?;
         let taken = self.limits.report.take(agent.id.as_str(), 1);
         taken.map_err(|wait| ApiError::RateLimited { wait })?;

@@ -30,11 +30,11 @@ const PAYLOAD_MAX: usize = 64 * 1024;
 ///
 /// # Errors
 /// When the caller asks too often.
-pub fn respond(
+pub async fn respond(
     services: Services,
     request: Request<Streaming<wire::AttestAgentRequest>>,
 ) -> Result<BoxStream<wire::AttestAgentResponse>, Status> {
-    let (caller, permit) = services.permit(&request, Action::AttestAgent)?;
+    let (caller, permit) = services.permit(&request, Action::AttestAgent).await?;
     let mut messages = request.into_inner();
     Ok(Box::pin(async_stream::try_stream! {
         let first = messages.next().await.transpose()?;

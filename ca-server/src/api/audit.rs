@@ -41,7 +41,7 @@ impl wire::audit_server::Audit for AuditService {
         &self,
         request: Request<wire::GetLogInfoRequest>,
     ) -> Result<Response<wire::LogInfo>, Status> {
-        let _permit = self.0.permit(&request, Action::GetLogInfo)?;
+        let _permit = self.0.permit(&request, Action::GetLogInfo).await?;
         let info = self.0.consensus.read(log_info)?;
         Ok(Response::new(info))
     }
@@ -50,7 +50,7 @@ impl wire::audit_server::Audit for AuditService {
         &self,
         request: Request<wire::TailRequest>,
     ) -> Result<Response<TailStream>, Status> {
-        let _permit = self.0.permit(&request, Action::TailAudit)?;
+        let _permit = self.0.permit(&request, Action::TailAudit).await?;
         let connection = request.extensions().get::<ConnectInfo>().cloned();
         let wire::TailRequest {
             start,
@@ -74,7 +74,7 @@ impl wire::audit_server::Audit for AuditService {
         &self,
         request: Request<wire::GetCheckpointRequest>,
     ) -> Result<Response<wire::GetCheckpointResponse>, Status> {
-        let _permit = self.0.permit(&request, Action::GetCheckpoint)?;
+        let _permit = self.0.permit(&request, Action::GetCheckpoint).await?;
         let last = self
             .0
             .consensus
@@ -90,7 +90,7 @@ impl wire::audit_server::Audit for AuditService {
         &self,
         request: Request<wire::GetInclusionProofRequest>,
     ) -> Result<Response<wire::GetInclusionProofResponse>, Status> {
-        let _permit = self.0.permit(&request, Action::GetInclusionProof)?;
+        let _permit = self.0.permit(&request, Action::GetInclusionProof).await?;
         let wire::GetInclusionProofRequest {
             leaf_index,
             tree_size,
@@ -172,7 +172,7 @@ fn watched(
                 if let Some(connection) = &connection {
                     probe.extensions_mut().insert(connection.clone());
                 }
-                let _permit = services.permit(&probe, Action::TailAudit)?;
+                let _permit = services.permit(&probe, Action::TailAudit).await?;
                 checked = Instant::now();
             }
             yield chunk_to_wire(chunk);

@@ -62,7 +62,7 @@ fn standing(svid: &VerifiedX509Svid, state: &State, now: Timestamp) -> Standing 
     standing
 }
 
-/// An agent counts with the SVID it was last given, or the one before until that was seen.
+/// An agent counts with the SVID it was last given, and with the one before until it was seen with that.
 fn agent_standing(svid: &VerifiedX509Svid, state: &State) -> Result<Serial, AgentDenial> {
     let node = state
         .attested_node(&svid.spiffe_id)

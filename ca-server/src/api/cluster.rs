@@ -28,7 +28,7 @@ impl wire::cluster_server::Cluster for ClusterService {
         &self,
         request: Request<wire::JoinRequest>,
     ) -> Result<Response<wire::JoinResponse>, Status> {
-        let (caller, permit) = self.0.permit(&request, Action::JoinCluster)?;
+        let (caller, permit) = self.0.permit(&request, Action::JoinCluster).await?;
         let taken = self.0.limits.attest.take(caller.source(), 1);
         taken.map_err(|wait| ApiError::RateLimited { wait })?;
         drop(permit);
@@ -41,7 +41,7 @@ impl wire::cluster_server::Cluster for ClusterService {
         &self,
         request: Request<wire::CreateServerTokenRequest>,
     ) -> Result<Response<wire::CreateServerTokenResponse>, Status> {
-        let (_, permit) = self.0.permit(&request, Action::CreateServerToken)?;
+        let (_, permit) = self.0.permit(&request, Action::CreateServerToken).await?;
         let key = idempotency_key(&request)?;
         let ttl_seconds = request.get_ref().ttl_seconds;
         let actor = permit.actor().clone();
@@ -53,7 +53,7 @@ impl wire::cluster_server::Cluster for ClusterService {
         &self,
         request: Request<wire::GetStatusRequest>,
     ) -> Result<Response<wire::Status>, Status> {
-        let _permit = self.0.permit(&request, Action::GetClusterStatus)?;
+        let _permit = self.0.permit(&request, Action::GetClusterStatus).await?;
         let own = Own {
             node_id: self.0.consensus.node_id(),
             sealed: self.0.keyring.vault().is_sealed(),
@@ -71,7 +71,7 @@ impl wire::cluster_server::Cluster for ClusterService {
         &self,
         request: Request<wire::ListAuthoritiesRequest>,
     ) -> Result<Response<wire::ListAuthoritiesResponse>, Status> {
-        let _permit = self.0.permit(&request, Action::ListAuthorities)?;
+        let _permit = self.0.permit(&request, Action::ListAuthorities).await?;
         let now = self.0.host.clock.now();
         Ok(Response::new(
             self.0.consensus.read(|state| view::authorities(state, now)),
@@ -82,7 +82,7 @@ impl wire::cluster_server::Cluster for ClusterService {
         &self,
         request: Request<wire::PrepareAuthorityRequest>,
     ) -> Result<Response<wire::PrepareAuthorityResponse>, Status> {
-        let (_, permit) = self.0.permit(&request, Action::PrepareAuthority)?;
+        let (_, permit) = self.0.permit(&request, Action::PrepareAuthority).await?;
         let kind = match request.get_ref().kind() {
             AuthorityKind::Unspecified => Err(ApiError::invalid("kind", "is missing"))?,
             AuthorityKind::Wit => Err(ApiError::invalid("kind", "is WIT, which is not offered"))?,
@@ -99,7 +99,7 @@ impl wire::cluster_server::Cluster for ClusterService {
         &self,
         request: Request<wire::ExplainEntriesRequest>,
     ) -> Result<Response<wire::ExplainEntriesResponse>, Status> {
-        let _permit = self.0.permit(&request, Action::ExplainEntries)?;
+        let _permit = self.0.permit(&request, Action::ExplainEntries).await?;
         let question = Question::from_wire(request.get_ref())?;
         Ok(Response::new(
             self.0

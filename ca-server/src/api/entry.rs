@@ -41,7 +41,7 @@ impl wire::entry_server::Entry for EntryService {
         &self,
         request: Request<wire::CountEntriesRequest>,
     ) -> Result<Response<wire::CountEntriesResponse>, Status> {
-        let _permit = self.0.permit(&request, Action::CountEntries)?;
+        let _permit = self.0.permit(&request, Action::CountEntries).await?;
         self.0.fresh_enough(&request).await?;
         let filter = Filter::of_count(request.get_ref().filter.as_ref())?;
         let count = self
@@ -56,7 +56,7 @@ impl wire::entry_server::Entry for EntryService {
         &self,
         request: Request<wire::ListEntriesRequest>,
     ) -> Result<Response<wire::ListEntriesResponse>, Status> {
-        let _permit = self.0.permit(&request, Action::ListEntries)?;
+        let _permit = self.0.permit(&request, Action::ListEntries).await?;
         self.0.fresh_enough(&request).await?;
         let request = request.get_ref();
         let filter = Filter::of_list(request.filter.as_ref())?;
@@ -85,7 +85,7 @@ impl wire::entry_server::Entry for EntryService {
         &self,
         request: Request<wire::GetEntryRequest>,
     ) -> Result<Response<types::Entry>, Status> {
-        let _permit = self.0.permit(&request, Action::GetEntry)?;
+        let _permit = self.0.permit(&request, Action::GetEntry).await?;
         self.0.fresh_enough(&request).await?;
         let request = request.get_ref();
         let id = parse_id(&request.id)?;
@@ -101,7 +101,7 @@ impl wire::entry_server::Entry for EntryService {
         &self,
         request: Request<wire::BatchCreateEntryRequest>,
     ) -> Result<Response<wire::BatchCreateEntryResponse>, Status> {
-        let (_, permit) = self.0.permit(&request, Action::BatchCreateEntry)?;
+        let (_, permit) = self.0.permit(&request, Action::BatchCreateEntry).await?;
         let key = idempotency_key(&request)?;
         let request = request.get_ref();
         check_length(request.entries.len())?;
@@ -136,7 +136,7 @@ impl wire::entry_server::Entry for EntryService {
         &self,
         request: Request<wire::BatchUpdateEntryRequest>,
     ) -> Result<Response<wire::BatchUpdateEntryResponse>, Status> {
-        let (_, permit) = self.0.permit(&request, Action::BatchUpdateEntry)?;
+        let (_, permit) = self.0.permit(&request, Action::BatchUpdateEntry).await?;
         let request = request.get_ref();
         check_length(request.entries.len())?;
         let outcomes = self.update(permit.actor(), request).await?;
@@ -156,7 +156,7 @@ impl wire::entry_server::Entry for EntryService {
         &self,
         request: Request<wire::BatchDeleteEntryRequest>,
     ) -> Result<Response<wire::BatchDeleteEntryResponse>, Status> {
-        let (_, permit) = self.0.permit(&request, Action::BatchDeleteEntry)?;
+        let (_, permit) = self.0.permit(&request, Action::BatchDeleteEntry).await?;
         let key = idempotency_key(&request)?;
         let ids = &request.get_ref().ids;
         check_length(ids.len())?;
@@ -185,8 +185,12 @@ impl wire::entry_server::Entry for EntryService {
         &self,
         request: Request<wire::GetAuthorizedEntriesRequest>,
     ) -> Result<Response<wire::GetAuthorizedEntriesResponse>, Status> {
-        let (_, permit) = self.0.permit(&request, Action::GetAuthorizedEntries)?;
+        let (_, permit) = self
+            .0
+            .permit(&request, Action::GetAuthorizedEntries)
+            .await?;
         let agent = permit.agent().ok_or_else(no_agent)?;
+        self.0.fresh()?;
         let mask = request.get_ref().output_mask.as_ref();
         let entries = self.0.consensus.read(|state| {
             let entries = state.authorized_entries(&agent.id);
@@ -204,7 +208,10 @@ impl wire::entry_server::Entry for EntryService {
         &self,
         request: Request<Streaming<wire::SyncAuthorizedEntriesRequest>>,
     ) -> Result<Response<sync::ResponseStream>, Status> {
-        let (_, permit) = self.0.permit(&request, Action::SyncAuthorizedEntries)?;
+        let (_, permit) = self
+            .0
+            .permit(&request, Action::SyncAuthorizedEntries)
+            .await?;
         let agent = permit.agent().ok_or_else(no_agent)?.id.clone();
         Ok(Response::new(sync::respond(
             self.0.clone(),

@@ -36,7 +36,7 @@ impl wire::agent_server::Agent for MintmarkAgentService {
         &self,
         request: Request<wire::GetStatementRequest>,
     ) -> Result<Response<wire::GetStatementResponse>, Status> {
-        let (caller, _) = self.0.permit(&request, Action::GetStatement)?;
+        let (caller, _) = self.0.permit(&request, Action::GetStatement).await?;
         // Two signatures by the most valuable key are worth the limit of an attestation.
         let taken = self.0.limits.attest.take(&caller.rate_key(), 1);
         taken.map_err(|wait| ApiError::RateLimited { wait })?;
@@ -61,7 +61,7 @@ impl wire::agent_server::Agent for MintmarkAgentService {
         &self,
         request: Request<wire::GetResumeNonceRequest>,
     ) -> Result<Response<wire::GetResumeNonceResponse>, Status> {
-        let (caller, _) = self.0.permit(&request, Action::GetResumeNonce)?;
+        let (caller, _) = self.0.permit(&request, Action::GetResumeNonce).await?;
         let taken = self.0.limits.attest.take(caller.source(), 1);
         taken.map_err(|wait| ApiError::RateLimited { wait })?;
         let exporter = exporter(&request);
@@ -79,7 +79,7 @@ impl wire::agent_server::Agent for MintmarkAgentService {
         &self,
         request: Request<wire::ResumeRequest>,
     ) -> Result<Response<wire::ResumeResponse>, Status> {
-        let (caller, permit) = self.0.permit(&request, Action::Resume)?;
+        let (caller, permit) = self.0.permit(&request, Action::Resume).await?;
         let taken = self.0.limits.attest.take(caller.source(), 1);
         taken.map_err(|wait| ApiError::RateLimited { wait })?;
         let exporter = exporter(&request);
@@ -94,7 +94,7 @@ impl wire::agent_server::Agent for MintmarkAgentService {
         &self,
         request: Request<Streaming<wire::AgentMessage>>,
     ) -> Result<Response<Self::SyncStream>, Status> {
-        let (_, permit) = self.0.permit(&request, Action::Sync)?;
+        let (_, permit) = self.0.permit(&request, Action::Sync).await?;
         let agent = permit.agent().cloned().ok_or_else(no_agent)?;
         Ok(Response::new(stream::respond(
             self.0.clone(),
@@ -107,7 +107,7 @@ impl wire::agent_server::Agent for MintmarkAgentService {
         &self,
         request: Request<wire::IssueX509Request>,
     ) -> Result<Response<wire::IssueX509Response>, Status> {
-        let (_, permit) = self.0.permit(&request, Action::IssueX509)?;
+        let (_, permit) = self.0.permit(&request, Action::IssueX509).await?;
         let request = request.get_ref();
         if !request.agent_csr.is_empty() {
             if !request.items.is_empty() {
@@ -135,7 +135,7 @@ impl wire::agent_server::Agent for MintmarkAgentService {
         &self,
         request: Request<wire::IssueJwtRequest>,
     ) -> Result<Response<wire::IssueJwtResponse>, Status> {
-        let (_, permit) = self.0.permit(&request, Action::IssueJwt)?;
+        let (_, permit) = self.0.permit(&request, Action::IssueJwt).await?;
         let request = request.get_ref();
         let revision = Some(request.entry_revision).filter(|revision| *revision > 0);
         let signed = self

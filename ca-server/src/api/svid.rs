@@ -158,7 +158,7 @@ impl wire::svid_server::Svid for SvidService {
         &self,
         request: Request<wire::MintX509svidRequest>,
     ) -> Result<Response<wire::MintX509svidResponse>, Status> {
-        let (_, permit) = self.0.permit(&request, Action::MintX509Svid)?;
+        let (_, permit) = self.0.permit(&request, Action::MintX509Svid).await?;
         let request = request.get_ref();
         let csr = verify_csr(&request.csr)?;
         let names = csr.requested().clone();
@@ -184,7 +184,7 @@ impl wire::svid_server::Svid for SvidService {
         &self,
         request: Request<wire::MintJwtsvidRequest>,
     ) -> Result<Response<wire::MintJwtsvidResponse>, Status> {
-        let (_, permit) = self.0.permit(&request, Action::MintJwtSvid)?;
+        let (_, permit) = self.0.permit(&request, Action::MintJwtSvid).await?;
         let request = request.get_ref();
         let id = request
             .id
@@ -211,7 +211,7 @@ impl wire::svid_server::Svid for SvidService {
         &self,
         request: Request<wire::BatchNewX509svidRequest>,
     ) -> Result<Response<wire::BatchNewX509svidResponse>, Status> {
-        let (_, permit) = self.0.permit(&request, Action::BatchNewX509Svid)?;
+        let (_, permit) = self.0.permit(&request, Action::BatchNewX509Svid).await?;
         let items = request.get_ref().params.iter();
         let items = items.map(|one| (one.entry_id.as_str(), None, one.csr.as_slice()));
         let outcomes = self.0.issue_by_entry(permit, items).await?;
@@ -238,7 +238,7 @@ impl wire::svid_server::Svid for SvidService {
         &self,
         request: Request<wire::NewJwtsvidRequest>,
     ) -> Result<Response<wire::NewJwtsvidResponse>, Status> {
-        let (_, permit) = self.0.permit(&request, Action::NewJwtSvid)?;
+        let (_, permit) = self.0.permit(&request, Action::NewJwtSvid).await?;
         let request = request.get_ref();
         let issued = self
             .0

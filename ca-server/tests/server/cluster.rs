@@ -243,3 +243,73 @@ async fn a_server_without_a_quorum_signs_nothing_and_says_that_it_is_stale() {
     assert_eq!(leaves(&first).await.len(), before);
     first.shutdown(Duration::ZERO).await;
 }
+
+/// Two servers, an agent of theirs, and then only the first of the two.
+async fn half_a_cluster(
+    before: impl AsyncFnOnce(&RunningServer, &Agent),
+) -> (Home, RunningServer, Agent) {
+    let mut first_home = Home::new();
+    let first = first_home.ready().await;
+    let (_second_home, second) = join(&first, "second").await;
+    voters(&first, 2).await;
+    let agent = Agent::new(&first).await;
+    before(&first, &agent).await;
+    stop(second).await;
+    (first_home, first, agent)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_a_quorum_tells_no_agent_to_discard_its_identity() {
+    use mintmark_proto::spire::agent::agent_client::AgentClient;
+    use mintmark_proto::spire::agent::{AgentX509svidParams, BanAgentRequest, RenewAgentRequest};
+    let (_home, first, agent) = half_a_cluster(async |first, agent| {
+        let id = Some(agent.wire_id());
+        let mut admin = AgentClient::new(admin(first));
+        admin.ban_agent(BanAgentRequest { id }).await.unwrap();
+    })
+    .await;
+    // The ban may have been lifted since by servers that this one does not hear.
+    let params = Some(AgentX509svidParams {
+        csr: Key::new().csr,
+    });
+    let renewed = AgentClient::new(agent.channel.clone())
+        .renew_agent(RenewAgentRequest { params })
+        .await
+        .unwrap_err();
+    assert_eq!(renewed.code(), tonic::Code::Unavailable, "{renewed:?}");
+    assert!(renewed.message().starts_with("MM-1304"), "{renewed:?}");
+    first.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_a_quorum_answers_no_poll_from_what_it_last_knew() {
+    use mintmark_proto::spire::bundle::GetBundleRequest;
+    use mintmark_proto::spire::bundle::bundle_client::BundleClient;
+    use mintmark_proto::spire::entry::GetAuthorizedEntriesRequest;
+    use mintmark_proto::spire::entry::entry_client::EntryClient;
+    let (_home, first, agent) = half_a_cluster(async |first, agent| {
+        entry(first, agent.id(), "/db").await;
+        let mut entries = EntryClient::new(agent.channel.clone());
+        let listed = entries
+            .get_authorized_entries(GetAuthorizedEntriesRequest::default())
+            .await;
+        assert_eq!(listed.unwrap().into_inner().entries.len(), 1);
+    })
+    .await;
+    let stale = |status: tonic::Status| {
+        status.code() == tonic::Code::Unavailable && status.message().starts_with("MM-1304")
+    };
+    eventually("polls are told to ask another server", || async {
+        let entries = EntryClient::new(agent.channel.clone())
+            .get_authorized_entries(GetAuthorizedEntriesRequest::default())
+            .await;
+        let bundle = BundleClient::new(agent.channel.clone())
+            .get_bundle(GetBundleRequest::default())
+            .await;
+        entries.is_err_and(stale) && bundle.is_err_and(stale)
+    })
+    .await;
+    // Whoever administers this very server may look at what it has.
+    bundle(&first).await;
+    first.shutdown(Duration::ZERO).await;
+}

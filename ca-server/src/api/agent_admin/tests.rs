@@ -21,12 +21,16 @@ fn wire_id(path: &str) -> types::Spiffeid {
     }
 }
 
-fn names(services: &Services, filter: list_agents_request::Filter) -> Vec<String> {
+async fn names(services: &Services, filter: list_agents_request::Filter) -> Vec<String> {
     let request = wire::ListAgentsRequest {
         filter: Some(filter),
         ..wire::ListAgentsRequest::default()
     };
-    let response = services.list_agents(&local(request)).unwrap().into_inner();
+    let response = services
+        .list_agents(local(request))
+        .await
+        .unwrap()
+        .into_inner();
     let name = |agent: types::Agent| {
         agent
             .id
@@ -78,30 +82,34 @@ async fn agents_are_found_by_selectors_ban_type_and_expiry() {
             by_selector_match: Some(by),
             ..Filter::default()
         };
-        assert_eq!(names(&services, filter), expected, "{mode:?}");
+        assert_eq!(names(&services, filter).await, expected, "{mode:?}");
     }
     let banned = |banned| Filter {
         by_banned: Some(banned),
         ..Filter::default()
     };
-    assert_eq!(names(&services, banned(true)), ["c"]);
-    assert_eq!(names(&services, banned(false)), ["a", "b"]);
+    assert_eq!(names(&services, banned(true)).await, ["c"]);
+    assert_eq!(names(&services, banned(false)).await, ["a", "b"]);
     let of_type = |kind: &str| Filter {
         by_attestation_type: kind.into(),
         ..Filter::default()
     };
-    assert_eq!(names(&services, of_type("join_token")).len(), 3);
-    assert_eq!(names(&services, of_type("x509pop")), [""; 0]);
+    assert_eq!(names(&services, of_type("join_token")).await.len(), 3);
+    assert_eq!(names(&services, of_type("x509pop")).await, [""; 0]);
     let can = Filter {
         by_can_reattest: Some(true),
         ..Filter::default()
     };
-    assert_eq!(names(&services, can), [""; 0]);
+    assert_eq!(names(&services, can).await, [""; 0]);
     let expiring = Filter {
         by_expires_before: "2026-11-24T11:00:00Z".into(),
         ..Filter::default()
     };
-    assert_eq!(names(&services, expiring).len(), 3, "none has an SVID");
+    assert_eq!(
+        names(&services, expiring).await.len(),
+        3,
+        "none has an SVID"
+    );
     let count = count_agents_request::Filter {
         by_banned: Some(false),
         ..Default::default()
@@ -110,7 +118,12 @@ async fn agents_are_found_by_selectors_ban_type_and_expiry() {
         filter: Some(count),
     });
     assert_eq!(
-        services.count_agents(&request).unwrap().into_inner().count,
+        services
+            .count_agents(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .count,
         2
     );
 }
@@ -118,7 +131,7 @@ async fn agents_are_found_by_selectors_ban_type_and_expiry() {
 #[tokio::test(start_paused = true)]
 async fn pages_of_agents_follow_each_other() {
     let services = three_agents().await;
-    let page = |page_token: &str| {
+    let page = async |page_token: &str| {
         let request = wire::ListAgentsRequest {
             page_size: 2,
             page_token: page_token.into(),
@@ -129,16 +142,20 @@ async fn pages_of_agents_follow_each_other() {
             ..wire::ListAgentsRequest::default()
         };
         services
-            .list_agents(&local(request))
+            .list_agents(local(request))
+            .await
             .map(Response::into_inner)
     };
-    let first = page("").unwrap();
+    let first = page("").await.unwrap();
     assert_eq!(first.agents.len(), 2);
     assert!(first.agents[0].selectors.is_empty() && first.agents[0].attestation_type.is_empty());
-    let second = page(&first.next_page_token).unwrap();
+    let second = page(&first.next_page_token).await.unwrap();
     assert!(second.agents[0].banned && second.agents.len() == 1);
     assert_eq!(second.next_page_token, "");
-    assert_eq!(page("nonsense").unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(
+        page("nonsense").await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -149,9 +166,9 @@ async fn an_evicted_agent_is_gone_and_a_banned_one_is_shown_without_a_serial() {
             id: Some(wire_id(path)),
             output_mask: None,
         };
-        services.get_agent(&local(request))
+        services.get_agent(local(request))
     };
-    let banned = get("/spire/agent/join_token/c").unwrap().into_inner();
+    let banned = get("/spire/agent/join_token/c").await.unwrap().into_inner();
     assert!(banned.banned && banned.x509svid_serial_number.is_empty());
     let evict = |path: &str| {
         let request = wire::DeleteAgentRequest {
@@ -160,7 +177,7 @@ async fn an_evicted_agent_is_gone_and_a_banned_one_is_shown_without_a_serial() {
         services.delete_agent(local(request))
     };
     evict("/spire/agent/join_token/c").await.unwrap();
-    assert_eq!(code(get("/spire/agent/join_token/c")), Code::NotFound);
+    assert_eq!(code(get("/spire/agent/join_token/c").await), Code::NotFound);
     assert_eq!(
         code(evict("/spire/agent/join_token/c").await),
         Code::NotFound
@@ -171,7 +188,7 @@ async fn an_evicted_agent_is_gone_and_a_banned_one_is_shown_without_a_serial() {
         output_mask: None,
     };
     assert_eq!(
-        code(services.get_agent(&local(nothing))),
+        code(services.get_agent(local(nothing)).await),
         Code::InvalidArgument
     );
     let foreign = types::Spiffeid {
@@ -303,7 +320,9 @@ fn what_cannot_be_a_token_is_refused() {
 #[tokio::test(start_paused = true)]
 async fn only_administrators_administer_and_only_agents_report() {
     let services = three_agents().await;
-    let list = services.list_agents(&remote(wire::ListAgentsRequest::default()));
+    let list = services
+        .list_agents(remote(wire::ListAgentsRequest::default()))
+        .await;
     assert_eq!(code(list), Code::PermissionDenied);
     let token = services
         .create_join_token(remote(wire::CreateJoinTokenRequest::default()))
@@ -314,7 +333,9 @@ async fn only_administrators_administer_and_only_agents_report() {
         .ban_agent(remote(wire::BanAgentRequest { id }))
         .await;
     assert_eq!(code(ban), Code::PermissionDenied);
-    let report = services.post_status(&local(wire::PostStatusRequest::default()));
+    let report = services
+        .post_status(local(wire::PostStatusRequest::default()))
+        .await;
     assert_eq!(code(report), Code::PermissionDenied);
 }
 

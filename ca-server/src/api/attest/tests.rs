@@ -47,7 +47,7 @@ async fn attest_with(
     token: &str,
     key: &KeyPair,
 ) -> Result<Vec<Vec<u8>>, ApiError> {
-    let (caller, permit) = services.permit(&remote(()), Action::AttestAgent)?;
+    let (caller, permit) = services.permit(&remote(()), Action::AttestAgent).await?;
     let data = types::AttestationData {
         r#type: join_token::METHOD.into(),
         payload: token.as_bytes().to_vec(),

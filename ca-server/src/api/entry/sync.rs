@@ -47,6 +47,7 @@ pub(super) fn respond(
             Err(ApiError::invalid("ids", "are for later messages"))?;
         }
         let mask = first.output_mask;
+        services.fresh()?;
         let pages = services.consensus.read(|state| opening(state, &agent, mask.as_ref()));
         for page in pages {
             yield page;
@@ -55,6 +56,7 @@ pub(super) fn respond(
             if request.output_mask.is_some() {
                 Err(ApiError::invalid("output_mask", "is for the first message"))?;
             }
+            services.fresh()?;
             let ids = request.ids;
             let pages = services.consensus.read(|state| wanted(state, &agent, &ids, mask.as_ref()));
             for page in pages {

@@ -15,8 +15,8 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Status, Streaming};
 
 use super::resume_position;
-use crate::api::Services;
 use crate::api::status::ApiError;
+use crate::api::{STALE_AFTER, Services};
 use crate::fanout::update::{Told, to_wire};
 use crate::policy::{AgentCaller, AgentDenial, Denied};
 use crate::state::State;
@@ -25,9 +25,7 @@ use crate::state::State;
 pub type ServerStream =
     std::pin::Pin<Box<dyn Stream<Item = Result<wire::ServerMessage, Status>> + Send>>;
 
-/// Without word from the leader for so long, a server says that it is stale.
-const STALE_AFTER: Duration = Duration::from_secs(2);
-/// How often that is looked at.
+/// How often staleness and the agent's standing are looked at when nothing else happens.
 const STALE_PERIOD: Duration = Duration::from_millis(500);
 
 /// What ends a stream for good.
@@ -38,6 +36,12 @@ enum Verdict {
     Discard { banned: bool },
     /// The agent is to come back with another SVID.
     Reconnect(AgentDenial),
+}
+
+impl Verdict {
+    fn is_final(&self) -> bool {
+        matches!(self, Self::Discard { .. })
+    }
 }
 
 fn verdict(state: &State, agent: &AgentCaller, services: &Services) -> Verdict {
@@ -88,8 +92,9 @@ pub fn respond(
                 biased;
                 () = token.cancelled() => Next::End,
                 () = subscription.woken() => Next::Look,
-                incoming = messages.next() => Next::Message(incoming.transpose()),
+                // Before the agent's messages, of which there may always be another.
                 _ = schedule.tick() => Next::Tick,
+                incoming = messages.next() => Next::Message(incoming.transpose()),
             };
             match next {
                 Next::End => Err(ApiError::ShuttingDown)?,
@@ -110,6 +115,11 @@ pub fn respond(
                     }
                 }
             }
+            if services.consensus.read(|state| verdict(state, &agent, &services)).is_final() {
+                // Nobody discards an identity on the word of a server that may be outdated; what
+                // the others know is looked at again below.
+                services.consensus.read_index().await.map_err(|_| ApiError::Stale)?;
+            }
             let (verdict, update) = services.consensus.read(|state| {
                 let verdict = verdict(state, &agent, &services);
                 let update = matches!(verdict, Verdict::Serves)
@@ -127,11 +137,8 @@ pub fn respond(
                     Err(ApiError::Denied(Denied::Agent { agent: agent.id.clone(), source }))?;
                 }
                 Verdict::Discard { banned } => {
-                    // Nobody discards an identity on the word of a server that may be outdated.
-                    if services.consensus.read_index().await.is_ok() {
-                        yield message(Body::Update(discard(&services, banned)));
-                        break;
-                    }
+                    yield message(Body::Update(discard(&services, banned)));
+                    break;
                 }
             }
         }
