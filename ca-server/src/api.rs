@@ -45,7 +45,7 @@ use crate::fanout::acknowledgements::Acknowledgements;
 use crate::issuance::Issuer;
 use crate::issuance::limits::{ATTEST_RATE, REPORT_RATE, RateLimiter, SIGN_RATE};
 use crate::metrics::Metrics;
-use crate::policy::{self, Action, Caller, Denied, Permit};
+use crate::policy::{self, Action, AgentCaller, Caller, Denied, Permit};
 use crate::raft::Proposed;
 
 /// Metadata that carries the idempotency key of a mutating request, 32 hexadecimal digits.
@@ -152,12 +152,29 @@ impl Shared {
             decided = policy::decide(&caller, action);
         }
         match decided {
-            Ok(permit) => Ok((caller, permit)),
+            Ok(permit) => {
+                if let Some(agent) = permit.agent() {
+                    self.note_use(agent);
+                }
+                Ok((caller, permit))
+            }
             Err(denied) => {
                 self.metrics.denied(action);
                 self.denials.record(&caller, action, &denied);
                 Err(denied.into())
             }
+        }
+    }
+
+    /// Takes note when an agent is seen with an SVID that it has just been given: from then on the one
+    /// before, of which somebody may have a copy, is worth nothing.
+    fn note_use(&self, agent: &AgentCaller) {
+        let pending = self.consensus.read(|state| {
+            let node = state.attested_node(&agent.id);
+            node.is_some_and(|node| node.pending_serial == agent.serial.as_bytes())
+        });
+        if pending {
+            self.acknowledgements.seen(&agent.id, &agent.serial);
         }
     }
 

@@ -665,6 +665,54 @@ fn malformed_resumes_are_refused() {
 // ---- acknowledgements ------------------------------------------------------------
 
 #[test]
+fn the_key_and_svid_before_are_over_once_the_agent_was_seen_with_the_new_ones() {
+    let mut cluster = Cluster::running();
+    let agent = "/spire/agent/test/a";
+    let first = cluster.node(agent).current_serial;
+    let renewal = cluster.agent_intent(agent, &first, "second key");
+    assert_eq!(cluster.issue(renewal).refusal(), Refusal::Unspecified);
+    let second = cluster.node(agent).pending_serial;
+    let seen = |serial: &[u8]| {
+        Body::AcknowledgeBundle(AcknowledgeBundle {
+            acknowledgements: vec![Acknowledgement {
+                agent_id: id(agent),
+                presented_serial: serial.to_vec(),
+                ..Acknowledgement::default()
+            }],
+        })
+    };
+    let before = cluster.node(agent);
+    for other in [&first, &vec![7; 16]] {
+        cluster.accept(by_server(1), seen(other));
+        assert_eq!(cluster.node(agent), before, "only the pending one is news");
+    }
+    cluster.accept(by_server(1), seen(&second));
+    let after = cluster.node(agent);
+    assert_eq!(after.current_serial, second);
+    assert_eq!(after.key_spki_sha256, sha("second key"));
+    assert!(after.pending_serial.is_empty() && after.pending_key_spki_sha256.is_empty());
+    assert_eq!(
+        (after.acknowledged_bundle_sequence, after.streams),
+        (before.acknowledged_bundle_sequence, before.streams),
+        "nothing else is said"
+    );
+    cluster.accept(by_server(1), seen(&second));
+    assert_eq!(cluster.node(agent), after, "twice is once");
+    let stolen = cluster.agent_intent(agent, &first, "thief's key");
+    assert_eq!(cluster.issue(stolen).refusal(), Refusal::AgentSerial);
+    let resume = |key: &str| {
+        Body::RecordResume(RecordResume {
+            agent_id: id(agent),
+            key_spki_sha256: sha(key),
+            new_key_spki_sha256: sha("thief's key"),
+        })
+    };
+    let old = resume(&format!("{agent} key"));
+    cluster.refuse(nobody(), old, Refusal::NotAuthorized);
+    cluster.accept(nobody(), resume("second key"));
+}
+
+#[test]
 fn acknowledgements_rise_and_never_run_ahead() {
     let mut cluster = Cluster::running();
     let sequence = cluster.state.bundle_sequence();

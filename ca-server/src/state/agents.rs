@@ -319,6 +319,14 @@ impl State {
     fn try_acknowledge(&mut self, item: &acknowledge_bundle::Acknowledgement) -> Decided<()> {
         let agent = self.agent_id(&item.agent_id)?;
         self.active_agent(&agent)?;
+        if !item.presented_serial.is_empty() {
+            if let Some(record) = self.nodes.get_mut(&agent)
+                && record.pending_serial == item.presented_serial
+            {
+                promote(record);
+            }
+            return Ok(());
+        }
         let newest = self.bundle_sequence();
         if item.sequence > newest {
             let detail = format!(
@@ -366,6 +374,13 @@ impl State {
         }
         Ok(id)
     }
+}
+
+/// The agent was seen with its pending SVID: that and its key are the current ones, and those before
+/// are worth nothing any more.
+pub(super) fn promote(record: &mut AttestedNode) {
+    record.current_serial = std::mem::take(&mut record.pending_serial);
+    record.key_spki_sha256 = std::mem::take(&mut record.pending_key_spki_sha256);
 }
 
 fn node_selectors(body: &AttestNode) -> Decided<Selectors> {

@@ -321,8 +321,7 @@ impl State {
             return;
         };
         if promote {
-            record.current_serial = std::mem::take(&mut record.pending_serial);
-            record.key_spki_sha256 = std::mem::take(&mut record.pending_key_spki_sha256);
+            super::agents::promote(record);
         }
         if first {
             record.current_serial.clone_from(&intent.serial);

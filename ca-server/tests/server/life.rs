@@ -210,6 +210,41 @@ async fn an_agent_renews_and_the_old_svid_counts_until_the_new_one_was_seen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_old_svid_of_an_agent_is_over_once_it_did_anything_with_the_new_one() {
+    let mut home = Home::new();
+    let server = home.ready().await;
+    let agent = Agent::new(&server).await;
+    let entry = entry(&server, agent.id(), "/db").await;
+    let renew = |channel, key: &Key| {
+        let params = Some(AgentX509svidParams {
+            csr: key.csr.clone(),
+        });
+        async move {
+            AgentClient::new(channel)
+                .renew_agent(RenewAgentRequest { params })
+                .await
+        }
+    };
+    let second_key = Key::new();
+    let renewed = renew(agent.channel.clone(), &second_key).await.unwrap();
+    let chain = renewed.into_inner().svid.unwrap().cert_chain;
+    let second = identified(&server, &second_key.svid(&chain)).await;
+    issue(second.clone(), &entry.id, &Key::new()).await.unwrap();
+    // Whoever has a copy of the first key renews nothing with it any more.
+    eventually("the first SVID is over", || async {
+        match issue(agent.channel.clone(), &entry.id, &Key::new()).await {
+            Ok(_) => false,
+            Err(refused) => refused.message.starts_with("MM-1106"),
+        }
+    })
+    .await;
+    let refused = renew(agent.channel.clone(), &Key::new()).await.unwrap_err();
+    assert!(refused.message().starts_with("MM-1106"), "{refused:?}");
+    issue(second, &entry.id, &Key::new()).await.unwrap();
+    stop(server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_alias_gives_entries_to_every_agent_that_it_covers() {
     let mut home = Home::new();
     let server = home.ready().await;

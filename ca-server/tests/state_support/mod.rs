@@ -537,6 +537,7 @@ pub fn acknowledge_by(path: &str, sequence: u64, streams: bool) -> Body {
             sequence,
             streams,
             version: "test".into(),
+            ..Acknowledgement::default()
         }],
     })
 }

@@ -748,6 +748,10 @@ pub mod acknowledge_bundle {
         pub streams: bool,
         #[prost(string, tag = "4")]
         pub version: ::prost::alloc::string::String,
+        /// When set, the agent was seen with the SVID of this serial number, and nothing else is said: if
+        /// that was its pending one, it is the current one from now on.
+        #[prost(bytes = "vec", tag = "5")]
+        pub presented_serial: ::prost::alloc::vec::Vec<u8>,
     }
     impl ::prost::Name for Acknowledgement {
         const NAME: &'static str = "Acknowledgement";
