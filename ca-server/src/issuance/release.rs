@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use mintmark_identity::bundle::BundleSet;
 use mintmark_identity::clock::Timestamp;
+use mintmark_identity::entry::EntryId;
 use mintmark_identity::spiffe_id::SpiffeId;
 use mintmark_identity::svid::jwt::verify_jwt_svid;
 use mintmark_identity::svid::x509::{Serial, Usage, svid_hash_of_certificate, verify_x509_svid};
@@ -138,25 +139,28 @@ fn check_subject(intent: &Intent, state: &State) -> Result<(), ReleaseError> {
         return denied("the authority no longer signs");
     }
     let attested = |agent: &str| {
-        let id = SpiffeId::parse(agent).ok();
-        let node = id.as_ref().and_then(|id| state.attested_node(id));
-        node.is_some_and(|node| !node.banned)
+        let id = SpiffeId::parse(agent).ok()?;
+        let node = state.attested_node(&id)?;
+        (!node.banned).then_some(id)
     };
     match &intent.subject {
-        Some(intent::Subject::Entry(entry)) => {
-            if mintmark_identity::entry::EntryId::parse(&entry.id)
-                .ok()
-                .and_then(|id| state.entry(&id))
-                .is_none()
-            {
+        Some(intent::Subject::Entry(subject)) => {
+            let id = EntryId::parse(&subject.id).ok();
+            let Some(entry) = id.and_then(|id| state.entry(&id)) else {
                 return denied("the entry was deleted");
-            }
-            if !attested(&intent.requesting_agent) {
+            };
+            let Some(agent) = attested(&intent.requesting_agent) else {
                 return denied("the agent was banned or evicted");
+            };
+            if entry.spiffe_id.as_str() != intent.spiffe_id {
+                return denied("the entry gives another identity");
+            }
+            if !state.is_authorized(&agent, entry) {
+                return denied("the entry is no longer under the agent");
             }
         }
         Some(intent::Subject::Agent(agent)) => {
-            if !attested(&agent.agent_id) {
+            if attested(&agent.agent_id).is_none() {
                 return denied("the agent was banned or evicted");
             }
         }
@@ -246,4 +250,74 @@ pub fn sign_jwt(
         hint: prepared.hint,
         leaf,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use mintmark_proto::mintmark::raft::v1::{
+        CreateEntries, UpdateEntries, command, update_entries::Update,
+    };
+    use mintmark_proto::mintmark::state::v1::{AuthorityKind, Entry, Selector};
+
+    use super::*;
+    use crate::api::fixture::Fixture;
+
+    fn entry(parent: &SpiffeId, spiffe_id: &str) -> Entry {
+        Entry {
+            id: "e".into(),
+            spiffe_id: spiffe_id.into(),
+            parent_id: parent.to_string(),
+            selectors: vec![Selector {
+                kind: "unix".into(),
+                value: "uid:1".into(),
+            }],
+            ..Entry::default()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_signed_for_an_entry_that_moved_or_gives_another_identity_since() {
+        let fixture = Fixture::issuing(false).await;
+        let (agent, other) = (fixture.join("a", &[]).await, fixture.join("b", &[]).await);
+        let (db, web) = ("spiffe://example.org/db", "spiffe://example.org/web");
+        let create = CreateEntries {
+            entries: vec![entry(&agent, db)],
+        };
+        fixture.apply(command::Body::CreateEntries(create)).await;
+        let consensus = &fixture.services.consensus;
+        let active = consensus.read(|state| {
+            let active = state.active_authority(AuthorityKind::X509).unwrap();
+            active.id.clone()
+        });
+        let intent = Intent {
+            authority_id: active,
+            requesting_agent: agent.to_string(),
+            spiffe_id: db.into(),
+            subject: Some(intent::Subject::Entry(intent::EntrySubject {
+                id: "e".into(),
+                revision: 1,
+            })),
+            ..Intent::default()
+        };
+        let check = || consensus.read(|state| check_subject(&intent, state));
+        check().unwrap();
+        for (changed, holds) in [
+            (entry(&other, db), false),
+            (entry(&agent, db), true),
+            (entry(&agent, web), false),
+        ] {
+            let id = EntryId::parse("e").unwrap();
+            let revision = consensus.read(|state| state.entry(&id).unwrap().revision);
+            let update = UpdateEntries {
+                updates: vec![Update {
+                    expected_revision: revision,
+                    entry: Some(changed),
+                }],
+            };
+            fixture.apply(command::Body::UpdateEntries(update)).await;
+            assert_eq!(check().is_ok(), holds);
+        }
+    }
 }
