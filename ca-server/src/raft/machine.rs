@@ -52,6 +52,9 @@ pub enum MachineError {
         /// What the panic said.
         message: String,
     },
+    /// The state is not saved, because an entry was applied in part.
+    #[error("the state stands in the middle of a log entry")]
+    Broken,
     /// A checkpoint or snapshot that is no state.
     #[error("the snapshot cannot be decoded")]
     Snapshot(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -103,6 +106,9 @@ struct Core<S> {
     command_index: u64,
     applied: Option<LogId>,
     membership: StoredMembership,
+    /// False once an entry could not be applied to its end. Such a state is never saved: what it has of
+    /// the entry would be applied to it again.
+    whole: bool,
 }
 
 /// What applying one entry yields.
@@ -130,6 +136,7 @@ impl<S: ReplicatedState> Machine<S> {
                 command_index: 0,
                 applied: None,
                 membership: StoredMembership::default(),
+                whole: true,
             },
         };
         // A snapshot that was installed just before the end brought no leaves along.
@@ -200,7 +207,11 @@ impl<S: ReplicatedState> Machine<S> {
             core.apply(entry)?
         };
         for (first, leaves) in done.leaves {
-            self.0.leaves.append(first, leaves).await?;
+            if let Err(error) = self.0.leaves.append(first, leaves).await {
+                let mut core = self.0.core.write().unwrap_or_else(PoisonError::into_inner);
+                core.whole = false;
+                return Err(error.into());
+            }
         }
         for (ticket, applied) in done.answers {
             self.0.waiters.applied(&ticket, || applied);
@@ -221,7 +232,7 @@ impl<S: ReplicatedState> Machine<S> {
     }
 
     async fn checkpoint(&self) -> Result<Snapshot, MachineError> {
-        let (meta, content) = self.with_core(Core::snapshot);
+        let (meta, content) = self.with_core(Core::snapshot)?;
         self.0.leaves.flush().await?;
         self.save(&meta, content.clone()).await?;
         Ok(Snapshot {
@@ -291,10 +302,14 @@ impl<S: ReplicatedState> Core<S> {
             command_index: content.command_index,
             applied,
             membership,
+            whole: true,
         })
     }
 
-    fn snapshot(&self) -> (SnapshotMeta, Bytes) {
+    fn snapshot(&self) -> Result<(SnapshotMeta, Bytes), MachineError> {
+        if !self.whole {
+            return Err(MachineError::Broken);
+        }
         let content = pb::SnapshotContent {
             command_index: self.command_index,
             state: self.state.encode(),
@@ -311,10 +326,11 @@ impl<S: ReplicatedState> Core<S> {
             last_membership: self.membership.clone(),
             snapshot_id,
         };
-        (meta, content.encode_to_vec().into())
+        Ok((meta, content.encode_to_vec().into()))
     }
 
     fn apply(&mut self, entry: Entry) -> Result<EntryApplied, MachineError> {
+        self.whole = false;
         let done = match entry.payload {
             EntryPayload::Blank => EntryApplied::default(),
             EntryPayload::Membership(membership) => {
@@ -324,6 +340,7 @@ impl<S: ReplicatedState> Core<S> {
             EntryPayload::Normal(batch) => self.apply_batch(entry.log_id, &batch)?,
         };
         self.applied = Some(entry.log_id);
+        self.whole = true;
         Ok(done)
     }
 

@@ -95,6 +95,8 @@ async fn a_command_of_a_newer_server_stops_the_machine() {
         matches!(&*fault, MachineError::Newer(id) if id.index == 1),
         "{fault}"
     );
+    let snapshot = machine.build_snapshot().await;
+    assert!(snapshot.is_err(), "what was applied in part is not saved");
 }
 
 #[tokio::test]
