@@ -1,7 +1,7 @@
 //! Keeping the Raft membership what the state says.
 //!
 //! Always: the state decides who is a server; this job, on the leader, adds who is missing, lets it vote
-//! once its log has caught up, and takes out who is gone. It looks again after every change and every
+//! once its log has caught up, learns where it is reached now, and takes out who is gone. It looks again after every change and every
 //! period, so an interrupted admission is finished by whoever leads next.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +23,8 @@ pub const VOTERS_MAX: usize = 5;
 pub enum Step {
     /// Let it get the log.
     Add(u64, String),
+    /// It is reached elsewhere.
+    Readdress(u64, String),
     /// Let it vote.
     Promote(u64),
     /// Take it out.
@@ -53,6 +55,12 @@ pub fn next_step(wanted: &BTreeMap<u64, String>, present: &Present) -> Option<St
         .find(|(node, _)| !present.members.contains_key(node));
     if let Some((node, address)) = missing {
         return Some(Step::Add(*node, address.clone()));
+    }
+    let moved = wanted
+        .iter()
+        .find(|(node, address)| present.members.get(node) != Some(address));
+    if let Some((node, address)) = moved {
+        return Some(Step::Readdress(*node, address.clone()));
     }
     if present.voters.len() >= VOTERS_MAX {
         return None;
@@ -86,7 +94,9 @@ pub async fn run(consensus: Consensus, wake: Wake, stop: CancellationToken) {
             continue;
         };
         let outcome = match &step {
-            Step::Add(node, address) => consensus.add_learner(*node, address).await,
+            Step::Add(node, address) | Step::Readdress(node, address) => {
+                consensus.add_learner(*node, address).await
+            }
             Step::Promote(node) => consensus.promote(*node).await,
             Step::Remove(node) => consensus.remove(*node).await,
         };
@@ -145,6 +155,14 @@ mod tests {
                 "{wanted:?} {present:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_server_that_moved_is_looked_for_where_it_is_now() {
+        let mut wanted = nodes(&[1, 2]);
+        wanted.insert(2, "elsewhere:1".to_owned());
+        let step = next_step(&wanted, &present(&[1, 2], &[1, 2]));
+        assert_eq!(step, Some(Step::Readdress(2, "elsewhere:1".into())));
     }
 
     #[test]

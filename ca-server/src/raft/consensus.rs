@@ -219,7 +219,8 @@ impl<S: ReplicatedState> Consensus<S> {
         self.0.status.subscribe()
     }
 
-    /// Adds a member that gets the log and does not vote, through the leader.
+    /// Adds a member that gets the log and does not vote, through the leader; one that is there
+    /// already is reached at this address from now on.
     ///
     /// # Errors
     /// See [`MembershipError`].

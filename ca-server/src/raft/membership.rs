@@ -203,8 +203,11 @@ fn steps(
     match change {
         Change::AddLearner { node, address } => {
             let nodes = BTreeMap::from([(*node, BasicNode::new(address))]);
-            let is_new = !status.members.contains_key(node);
-            Ok(is_new.then_some(ChangeMembers::AddNodes(nodes)))
+            Ok(match status.members.get(node) {
+                None => Some(ChangeMembers::AddNodes(nodes)),
+                Some(known) if known == address => None,
+                Some(_) => Some(ChangeMembers::SetNodes(nodes)),
+            })
         }
         Change::Promote { node } if status.voters.contains(node) => Ok(None),
         Change::Promote { node } => {
