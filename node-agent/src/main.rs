@@ -7,6 +7,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use mintmark_runtime::{
     Host,
     drain::drain,
+    hardening::keep_memory_private,
     signals,
     task::Tasks,
     telemetry::{self, LogControl},
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error, 64),
     };
     telemetry::log_panics();
+    keep_memory_private();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

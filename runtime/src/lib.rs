@@ -11,6 +11,7 @@ pub mod config;
 pub mod disk;
 pub mod drain;
 pub mod grpc;
+pub mod hardening;
 pub mod host;
 pub mod http;
 pub mod metrics;

@@ -143,7 +143,20 @@ fn create_parent(path: &Path, mode: u32) -> Result<(), BindError> {
     create_directories(parent, mode).map_err(|source| BindError::Directory {
         path: parent.to_owned(),
         source,
-    })
+    })?;
+    if let Ok(found) = std::fs::metadata(parent)
+        && is_exposed(found.mode(), found.uid(), nix::unistd::geteuid().as_raw())
+    {
+        let (path, mode) = (parent.display(), format!("{:o}", found.mode() & 0o7777));
+        tracing::warn!(%path, mode, "others can replace the socket in this folder");
+    }
+    Ok(())
+}
+
+/// Whether somebody else than we and root can put another socket in the place of one in such a folder.
+fn is_exposed(mode: u32, owner: u32, own: u32) -> bool {
+    let foreign = owner != own && owner != 0;
+    foreign || (mode & 0o022 != 0 && mode & 0o1000 == 0)
 }
 
 /// Removes a socket that nobody listens on. Only a refused connection proves that.

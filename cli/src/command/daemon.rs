@@ -12,6 +12,7 @@ use ca_server::StartError;
 use ca_server::config::LoadError;
 use clap::{Args, Subcommand};
 use mintmark_runtime::drain::{DrainTrigger, drain};
+use mintmark_runtime::hardening::keep_memory_private;
 use mintmark_runtime::signals;
 use mintmark_runtime::task::Tasks;
 use mintmark_runtime::telemetry::{self, LogControl};
@@ -69,6 +70,7 @@ pub async fn run(command: ServerCommand, context: &Context) -> Result<u8, Failur
         Err(error) => return Ok(complain(SERVER_CONFIG, &error, EXIT_CONFIG)),
     };
     telemetry::log_panics();
+    keep_memory_private();
     let (trigger, watch) = drain();
     let tasks = Tasks::new();
     let reload = listen(&tasks, &trigger, SERVER_GRACE)?;
@@ -120,6 +122,7 @@ pub async fn run_agent(args: RunArgs, context: &Context) -> Result<u8, Failure> 
         return Ok(complain(AGENT_CONFIG, &error, EXIT_CONFIG));
     }
     telemetry::log_panics();
+    keep_memory_private();
     let (trigger, watch) = drain();
     let tasks = Tasks::new();
     let reload = listen(&tasks, &trigger, config.drain_grace)?;

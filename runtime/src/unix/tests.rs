@@ -163,3 +163,18 @@ async fn a_peer_that_died_before_it_was_accepted_is_not_alive() {
     assert_eq!(peer.pid, Some(child.id()));
     assert!(!peer.is_alive());
 }
+
+#[test]
+fn a_folder_in_which_others_can_replace_a_socket_is_told_from_one_in_which_they_cannot() {
+    for (mode, owner, exposed) in [
+        (0o755, 7, false),
+        (0o755, 0, false),
+        (0o1777, 0, false),
+        (0o755, 8, true),
+        (0o777, 7, true),
+        (0o775, 0, true),
+        (0o1777, 8, true),
+    ] {
+        assert_eq!(is_exposed(mode, owner, 7), exposed, "{mode:o} of {owner}");
+    }
+}
