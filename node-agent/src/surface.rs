@@ -35,6 +35,9 @@ use crate::{
 /// How long a first message waits for SVIDs that are still being issued, when others are there.
 const PENDING_GRACE: Duration = Duration::from_secs(2);
 
+/// For how long a look at a process is good enough to give it something.
+const LOOK_AGE_MAX: Duration = Duration::from_secs(1);
+
 /// A stream of messages of one kind.
 pub type Messages<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
 
@@ -66,6 +69,7 @@ pub struct Surface {
 pub struct Caller {
     peer: Peer,
     selectors: Selectors,
+    looked_at: tokio::time::Instant,
 }
 
 impl Caller {
@@ -73,6 +77,12 @@ impl Caller {
     #[must_use]
     pub fn uid(&self) -> u32 {
         self.peer.uid
+    }
+
+    /// Whether the process may be another program, or gone, since it was looked at.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.looked_at.elapsed() >= LOOK_AGE_MAX
     }
 }
 
@@ -92,10 +102,12 @@ impl Surface {
             .get::<ConnectInfo>()
             .and_then(|info| info.peer.unix())
             .ok_or_else(|| Status::internal("not a local connection"))?;
+        let looked_at = tokio::time::Instant::now();
         let selectors = self.attest(peer).await?;
         Ok(Caller {
             peer: peer.clone(),
             selectors,
+            looked_at,
         })
     }
 
@@ -104,7 +116,9 @@ impl Surface {
     /// # Errors
     /// As [`Self::caller`].
     pub async fn renew(&self, caller: &mut Caller) -> Result<(), Status> {
+        let looked_at = tokio::time::Instant::now();
         caller.selectors = self.attest(&caller.peer).await?;
+        caller.looked_at = looked_at;
         Ok(())
     }
 
@@ -220,8 +234,10 @@ impl<R: Render> Follower<R> {
                 Look::Nothing => self.changed(None).await?,
                 Look::Waiting => self.changed(Some(self.give_up_waiting)).await?,
                 Look::Message(message, serials) => {
-                    if let Some((_, before)) = &self.last
-                        && !self.may_push(*before == serials).await?
+                    // The first message may have waited for long as well.
+                    let same = self.last.as_ref().map(|(_, before)| *before == serials);
+                    if (same.is_some() || self.caller.is_stale())
+                        && !self.may_push(same.unwrap_or(false)).await?
                     {
                         continue;
                     }
@@ -272,11 +288,9 @@ impl<R: Render> Follower<R> {
         if same_svids && !self.splay.is_zero() {
             tokio::time::sleep(self.splay).await;
         }
-        let selectors = self.surface.attest(&self.caller.peer).await?;
-        let holds =
-            selectors == self.caller.selectors && !self.changes.has_changed().unwrap_or(false);
-        self.caller.selectors = selectors;
-        Ok(holds)
+        let before = self.caller.selectors.clone();
+        self.surface.renew(&mut self.caller).await?;
+        Ok(before == self.caller.selectors && !self.changes.has_changed().unwrap_or(false))
     }
 
     async fn changed(&mut self, until: Option<tokio::time::Instant>) -> Result<(), Status> {

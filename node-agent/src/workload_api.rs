@@ -119,7 +119,7 @@ impl SpiffeWorkloadApi for WorkloadApi {
         drop(metadata);
         let asked = jwt::Asked::check(message)?;
         let (caller, _slot) = self.begin(&extensions).await?;
-        jwt::fetch(&self.surface, &caller, &asked)
+        jwt::fetch(&self.surface, caller, &asked)
             .await
             .map(Response::new)
     }

@@ -135,8 +135,8 @@ impl Exchange {
         if !self.differs(&wanted, envoy)? {
             return Ok(None);
         }
-        // Before each push the process is looked at again.
-        if self.sent.is_some() {
+        // Before each push the process is looked at again, and before the first if that waited.
+        if self.sent.is_some() || self.caller.is_stale() {
             self.surface.renew(&mut self.caller).await?;
         }
         let Some(secrets) = self.look(&wanted, envoy)? else {

@@ -155,8 +155,12 @@ impl Scene {
         let peer = Peer::new(Some(1), 7, 7, Arc::new(self.process.clone()));
         let selectors = self.surface.attest(&peer).await.unwrap();
         let slot = self.surface.streams.open(7).unwrap();
-        self.surface
-            .follow(Caller { peer, selectors }, slot, Serials)
+        let caller = Caller {
+            peer,
+            selectors,
+            looked_at: tokio::time::Instant::now(),
+        };
+        self.surface.follow(caller, slot, Serials)
     }
 
     fn renew(&self, from: i64) {
@@ -301,6 +305,32 @@ async fn a_first_message_waits_for_missing_svids_but_not_for_ever() {
     );
     drop((patient, impatient));
     assert!(scene.surface.cache.wanted().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_died_before_its_first_message_gets_none() {
+    let scene = Scene::new();
+    let late = entry("late", "/late", &["unix:uid:7"]);
+    let update = Update {
+        position: Position { epoch: 1, index: 9 },
+        entries: vec![late.clone()],
+        ..Update::default()
+    };
+    scene
+        .surface
+        .cache
+        .try_change(|state| state.apply(update, at(160)))
+        .unwrap();
+    let mut stream = scene.stream().await;
+    assert!(is_silent(&mut stream).await, "it waits for the late SVID");
+    scene.process.dead.store(true, Ordering::SeqCst);
+    tokio::time::advance(Duration::from_millis(1_500)).await;
+    scene
+        .surface
+        .cache
+        .change(|state| put(state, svid(&late, 170, 500, 1_100)));
+    let end = next(&mut stream).await.unwrap_err();
+    assert_eq!(status::code_of(&end).unwrap(), "MM-2004");
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 //!
 //! Responsible for: checking the requests, one token per identity of the caller, and verifying
 //! a token with exactly the bundles that the caller may see. Always holds: an identity that is
-//! not the caller's gets the same answer as one that does not exist (WLA-32). Not here: caching
+//! not the caller's gets the same answer as one that does not exist (WLA-32); a token is handed
+//! out only if the caller may have it at that moment, however long it was under way. Not here: caching
 //! (`cache::tokens`), the rules of JWT-SVID (`mintmark_identity::svid::jwt`).
 
 use std::{sync::Arc, time::Duration};
@@ -21,8 +22,10 @@ use serde_json::{Map, Value as Json};
 use tonic::{Code, Status};
 
 use crate::{
-    cache::state::Identity,
-    code, status,
+    cache::state::{Identity, State},
+    code,
+    issuer::IssuedToken,
+    status,
     surface::{Caller, Surface},
 };
 
@@ -66,11 +69,11 @@ impl Asked {
 /// When the caller may have none of them, or no server issues one.
 pub async fn fetch(
     surface: &Surface,
-    caller: &Caller,
+    mut caller: Caller,
     asked: &Asked,
 ) -> Result<JwtsvidResponse, Status> {
     let state = surface.cache.current();
-    let mut identities = surface.entitled(&state, caller)?;
+    let mut identities = surface.entitled(&state, &caller)?;
     if let Some(id) = &asked.spiffe_id {
         identities.retain(|identity| identity.held.entry.spiffe_id == *id);
     }
@@ -80,8 +83,43 @@ pub async fn fetch(
     let tokens = identities
         .iter()
         .map(|identity| one(surface, identity, &asked.audience));
+    let tokens = try_join_all(tokens).await?;
+    if caller.is_stale() {
+        surface.renew(&mut caller).await?;
+    }
+    // From here on nothing waits.
+    let state = surface.cache.current();
+    let now = surface.entitled(&state, &caller)?;
+    let svids = identities.iter().zip(tokens);
+    let svids = svids.map(|(identity, token)| hand_out(surface, &state, &now, identity, token));
     Ok(JwtsvidResponse {
-        svids: try_join_all(tokens).await?,
+        svids: svids.collect::<Result<_, _>>()?,
+    })
+}
+
+/// Gives a token to its caller, unless it was taken back while it was under way.
+fn hand_out(
+    surface: &Surface,
+    state: &State,
+    now: &[Identity],
+    asked: &Identity,
+    token: IssuedToken,
+) -> Result<Jwtsvid, Status> {
+    let entry = &asked.held.entry;
+    let still = |identity: &Identity| {
+        identity.held.entry.id == entry.id && identity.held.arrival == asked.held.arrival
+    };
+    if !now.iter().any(still) {
+        return Err(status::no_identity());
+    }
+    if state.tainted.contains_key(&token.authority_id) || token.expires_at <= surface.now() {
+        surface.tokens.purge(state, surface.now());
+        return Err(status::not_issued("its authority was tainted meanwhile"));
+    }
+    Ok(Jwtsvid {
+        spiffe_id: entry.spiffe_id.to_string(),
+        svid: token.token,
+        hint: entry.hint.clone(),
     })
 }
 
@@ -89,23 +127,16 @@ async fn one(
     surface: &Surface,
     identity: &Identity,
     audience: &Audience,
-) -> Result<Jwtsvid, Status> {
+) -> Result<IssuedToken, Status> {
     let issuer = surface.issuer.as_ref();
     let issued = surface
         .tokens
         .get(issuer, &identity.held, audience, || surface.now())
         .await;
-    match issued {
-        Ok(token) => Ok(Jwtsvid {
-            spiffe_id: identity.held.entry.spiffe_id.to_string(),
-            svid: token.token,
-            hint: identity.held.entry.hint.clone(),
-        }),
-        Err(error) => {
-            tracing::warn!(%error, entry_id = %identity.held.entry.id, "no JWT-SVID issued");
-            Err(status::not_issued(&error.to_string()))
-        }
-    }
+    issued.map_err(|error| {
+        tracing::warn!(%error, entry_id = %identity.held.entry.id, "no JWT-SVID issued");
+        status::not_issued(&error.to_string())
+    })
 }
 
 /// Checks a `ValidateJWTSVIDRequest`.
