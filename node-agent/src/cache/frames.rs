@@ -4,7 +4,8 @@
 //! begins with a version and a random salt; its key is derived from the cache key and that
 //! salt, so that the frame's number can serve as the nonce. Always holds: frames are read back
 //! in their order and unchanged, or not at all; a tail that was torn by a crash is dropped,
-//! anything else that does not open is damage. Not here: what the frames say (`record`).
+//! anything else that does not open is damage; a file that was read is never continued, so that no
+//! nonce is used twice. Not here: what the frames say (`record`).
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
@@ -22,7 +23,8 @@ pub const FRAME_MAX: usize = 64 << 20;
 const MAGIC: [u8; 6] = *b"MMKAGC";
 const LENGTH_LEN: usize = 4;
 const TAG_LEN: usize = 16;
-const HEADER_LEN: usize = MAGIC.len() + 2 + KEY_LEN;
+/// Bytes before the first frame.
+pub const HEADER_LEN: usize = MAGIC.len() + 2 + KEY_LEN;
 
 /// Why a file does not open.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -125,14 +127,17 @@ impl Sealer {
         Ok(frame)
     }
 
-    fn open(&self, number: u64, sealed: &mut [u8]) -> Result<Vec<u8>, FrameError> {
+    fn open(&self, number: u64, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, FrameError> {
         let length = u32::try_from(sealed.len()).map_err(|_| FrameError::TooLarge(sealed.len()))?;
         let (nonce, aad) = self.frame(number, length);
+        let mut opened = Zeroizing::new(sealed.to_vec());
         let plain = self
             .key
-            .open_in_place(nonce, aad, sealed)
-            .map_err(|_| FrameError::Damaged(number))?;
-        Ok(plain.to_vec())
+            .open_in_place(nonce, aad, &mut opened)
+            .map_err(|_| FrameError::Damaged(number))?
+            .len();
+        opened.truncate(plain);
+        Ok(opened)
     }
 
     /// Nonce and additional data of a frame: its number, its length, the version and whose
@@ -155,9 +160,7 @@ impl Sealer {
 pub struct Opened {
     /// The frames, in order.
     pub frames: Vec<Zeroizing<Vec<u8>>>,
-    /// Continues the file, when nothing was cut off.
-    pub sealer: Sealer,
-    /// Whether a torn tail was dropped; it must be cut off before the file is continued.
+    /// Whether a torn tail was dropped.
     pub torn: bool,
 }
 
@@ -185,27 +188,11 @@ pub fn open(file: &[u8], key: &[u8; KEY_LEN], context: &[u8]) -> Result<Opened, 
             torn = true;
             break;
         };
-        frames.push(Zeroizing::new(
-            sealer.open(sealer.next, &mut sealed.to_vec())?,
-        ));
+        frames.push(sealer.open(sealer.next, sealed)?);
         sealer.next = sealer.next.saturating_add(1);
         rest = after;
     }
-    Ok(Opened {
-        frames,
-        sealer,
-        torn,
-    })
-}
-
-/// The length of a file with frames of these plain lengths.
-#[must_use]
-pub fn length_of(plain: impl Iterator<Item = usize>) -> usize {
-    plain.fold(HEADER_LEN, |sum, length| {
-        sum.saturating_add(LENGTH_LEN)
-            .saturating_add(length)
-            .saturating_add(TAG_LEN)
-    })
+    Ok(Opened { frames, torn })
 }
 
 /// A sealed frame, and what follows it.
@@ -245,13 +232,11 @@ mod tests {
     }
 
     #[test]
-    fn frames_come_back_in_order_and_the_file_can_be_continued() {
-        let mut bytes = file(&[b"one", b"two"]);
-        let mut opened = open(&bytes, &KEY, b"agent").unwrap();
+    fn frames_come_back_in_order() {
+        let bytes = file(&[b"one", b"two"]);
+        let opened = open(&bytes, &KEY, b"agent").unwrap();
         assert_eq!(plain(&opened), [b"one".to_vec(), b"two".to_vec()]);
         assert!(!opened.torn);
-        bytes.extend(opened.sealer.seal(b"three").unwrap());
-        assert_eq!(plain(&open(&bytes, &KEY, b"agent").unwrap())[2], b"three");
     }
 
     #[test]

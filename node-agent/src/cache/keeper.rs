@@ -105,7 +105,10 @@ pub fn cache_key(host: &Host, path: &Path) -> io::Result<Zeroizing<[u8; KEY_LEN]
 /// The file as it stands on disk.
 #[derive(Debug)]
 struct Written {
-    sealer: Sealer,
+    /// None when the file was read, not written: it is not continued but written anew under another
+    /// salt, since what a crash tore off, or an older copy that came back, was sealed under the
+    /// nonces that would come next.
+    sealer: Option<Sealer>,
     length: usize,
     state: State,
 }
@@ -290,7 +293,7 @@ impl Keeper {
         self.written = None;
         self.host.disk.run(write).await??;
         self.written = Some(Written {
-            sealer,
+            sealer: Some(sealer),
             length,
             state: state.clone(),
         });
@@ -316,7 +319,10 @@ async fn append(
     if written.length.saturating_add(plain.len()) > live {
         return Ok(false);
     }
-    let sealed = written.sealer.seal(&plain).map_err(io::Error::other)?;
+    let Some(sealer) = &mut written.sealer else {
+        return Ok(false);
+    };
+    let sealed = sealer.seal(&plain).map_err(io::Error::other)?;
     let length = written.length.saturating_add(sealed.len());
     let (disk, path) = (Arc::clone(&host.disk), place.file.clone());
     host.disk.run(move || disk.append(&path, &sealed)).await??;
@@ -369,26 +375,12 @@ fn read(
     }
     if opened.torn {
         tracing::info!("the last piece of the cache was torn by a crash and is dropped");
-        // Continuing behind a torn tail would bury the pieces after it: write it anew.
-        remove_tail(host, place, &file, &opened)?;
     }
     Ok(Some(Written {
-        sealer: opened.sealer,
-        length: whole_length(&file, &opened.frames),
+        sealer: None,
+        length: file.len(),
         state,
     }))
-}
-
-fn remove_tail(host: &Host, place: &Place, file: &[u8], opened: &frames::Opened) -> io::Result<()> {
-    let whole = file
-        .get(..whole_length(file, &opened.frames))
-        .unwrap_or(file);
-    host.disk
-        .write_atomic(&place.file, whole, disk::MODE_SECRET)
-}
-
-fn whole_length(file: &[u8], opened: &[Zeroizing<Vec<u8>>]) -> usize {
-    frames::length_of(opened.iter().map(|frame| frame.len())).min(file.len())
 }
 
 fn remove(host: &Host, file: &Path) {

@@ -149,6 +149,32 @@ async fn what_was_kept_is_read_back_after_each_step_of_a_history() {
 }
 
 #[tokio::test]
+async fn a_file_that_was_opened_again_is_never_continued_under_the_same_salt() {
+    let disk = disk();
+    let states = history();
+    let (mut keeper, _) = open(&disk);
+    for state in states.get(..2).unwrap() {
+        keeper.keep(state).await.unwrap();
+    }
+    drop(keeper);
+    let whole = disk.read(Path::new(FILE)).unwrap();
+    let header = frames::HEADER_LEN;
+    for torn in [0, 1] {
+        // What a crash tore off, or an older copy that came back, may have been seen by somebody:
+        // no nonce of that file is used again.
+        let left = whole.get(..whole.len() - torn).unwrap();
+        disk.write_atomic(Path::new(FILE), left, disk::MODE_SECRET)
+            .unwrap();
+        let (mut keeper, read) = open(&disk);
+        assert!(read.position.is_some());
+        keeper.keep(&states[2]).await.unwrap();
+        let now = disk.read(Path::new(FILE)).unwrap();
+        assert_ne!(now[..header], whole[..header], "torn: {torn}");
+        same(&open(&disk).1, &states[2]);
+    }
+}
+
+#[tokio::test]
 async fn an_svid_that_expired_meanwhile_is_left_out() {
     let disk = disk();
     let (mut keeper, _) = open(&disk);
