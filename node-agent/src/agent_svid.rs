@@ -318,7 +318,8 @@ impl AgentSvid {
         if self.trust.is_usable(self.host.clock.now()) {
             return Ok(());
         }
-        match self.pinning.ask(&self.servers, &self.trust).await {
+        let seen = self.cache.current().bundle_position();
+        match self.pinning.ask(&self.servers, &self.trust, seen).await {
             Ok(()) => Ok(()),
             Err(error) => Err(Failure::Passing(error.to_string())),
         }

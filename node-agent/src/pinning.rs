@@ -6,7 +6,8 @@
 //! only rises. Not here: verifying a statement (`statement`).
 
 use std::{
-    path::PathBuf,
+    io,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -56,9 +57,7 @@ impl Pinning {
         configured: Option<Pin>,
         anybody: Tls,
     ) -> Self {
-        let known = host.disk.read(&file).ok();
-        let known: Option<Known> = known.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let known = Arc::new(Mutex::new(known.unwrap_or_default()));
+        let known = Arc::new(Mutex::new(read(&host, &file)));
         Self {
             host,
             trust_domain,
@@ -86,11 +85,17 @@ impl Pinning {
         self.configured.or_else(learned)
     }
 
-    /// Gets a bundle by a statement from whichever server gives one that verifies.
+    /// Gets a bundle by a statement from whichever server gives one that verifies and is not older than
+    /// `seen`, the epoch and sequence of what servers sent.
     ///
     /// # Errors
     /// When there is no pin, no server answers, or no statement verifies.
-    pub async fn ask(&self, servers: &Servers, trust: &Trust) -> Result<(), StatementError> {
+    pub async fn ask(
+        &self,
+        servers: &Servers,
+        trust: &Trust,
+        seen: (u64, u64),
+    ) -> Result<(), StatementError> {
         let Some(pin) = self.pin() else {
             return Err(StatementError::refused(
                 "no pin of the trust-domain key is known",
@@ -108,7 +113,7 @@ impl Pinning {
                 target,
                 ChannelOptions::default(),
             );
-            match self.statement(channel, Some(pin)).await {
+            match self.statement(channel, Some(pin), seen).await {
                 Ok(statement) => {
                     tracing::info!(server = %address, "a statement of the trust-domain key gave the bundle");
                     trust.replace(Arc::clone(&statement.bundle)).await;
@@ -126,11 +131,11 @@ impl Pinning {
 
     /// Learns the pin over a connection that verified the server, unless one is known: then an
     /// outage longer than every bundle needs no person.
-    pub async fn learn(&self, verified: Channel) {
+    pub async fn learn(&self, verified: Channel, seen: (u64, u64)) {
         if self.pin().is_some() {
             return;
         }
-        match self.statement(verified, None).await {
+        match self.statement(verified, None, seen).await {
             Ok(statement) => {
                 tracing::info!(
                     pin = hex::encode(statement.pin),
@@ -138,7 +143,7 @@ impl Pinning {
                 );
                 self.remember(&statement).await;
             }
-            Err(error) => tracing::debug!(%error, "the trust-domain key is not learned"),
+            Err(error) => tracing::warn!(%error, "the trust-domain key is not learned yet"),
         }
     }
 
@@ -146,9 +151,10 @@ impl Pinning {
         &self,
         channel: Channel,
         pin: Option<Pin>,
+        seen: (u64, u64),
     ) -> Result<VerifiedStatement, StatementError> {
         let known = self.known();
-        let seen = (known.epoch, known.sequence);
+        let seen = seen.max((known.epoch, known.sequence));
         statement::ask(
             channel,
             self.host.entropy.as_ref(),
@@ -177,4 +183,18 @@ impl Pinning {
             tracing::error!(code = %code::DISK, %error, "the pin cannot be kept");
         }
     }
+}
+
+fn read(host: &Host, file: &Path) -> Known {
+    let problem = match host.disk.read(file) {
+        Ok(bytes) => match serde_json::from_slice(&bytes) {
+            Ok(known) => return known,
+            Err(error) => error.to_string(),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Known::default(),
+        Err(error) => error.to_string(),
+    };
+    let path = file.display();
+    tracing::error!(code = %code::DISK, %path, problem, "the trust-domain key is forgotten");
+    Known::default()
 }

@@ -2,8 +2,9 @@
 //!
 //! Responsible for: which server is asked, connections to it, turning to the next when it does
 //! not answer, and the seam [`Issuer`] over all that. Always holds: a call tries each server at
-//! most once; connections are made anew after the agent's SVID changed. Not here: the push
-//! stream (`sync`), whom to trust (`peer_tls`).
+//! most once, except that a server that denies the agent is believed only when no other serves
+//! it; connections are made anew after the agent's SVID changed. Not here: the push stream
+//! (`sync`), whom to trust (`peer_tls`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,6 +33,7 @@ use crate::{
     issuer::{CsrItem, IssueError, IssuedChain, IssuedToken, Issuer},
     metrics::Metrics,
     status::explain,
+    sync::denial_of,
 };
 
 /// The largest answer: an update with every entry of a large agent.
@@ -239,6 +241,7 @@ impl Servers {
         F: Future<Output = Result<T, Status>>,
     {
         let mut last = Status::unavailable("no server is configured");
+        let mut denied = None;
         for address in self.round() {
             let connections = self.with(|addresses| addresses.connections);
             let mut answer = call(address.clone()).await;
@@ -257,10 +260,15 @@ impl Servers {
                     tracing::debug!(server = %address, reason, "trying the next server");
                     last = status;
                 }
+                Err(status) if denial_of(&status).is_some() => {
+                    let reason = explain(&status);
+                    tracing::warn!(server = %address, reason, "denied: asking the next server");
+                    denied = Some(status);
+                }
                 Err(status) => return Err(status),
             }
         }
-        Err(last)
+        Err(denied.unwrap_or(last))
     }
 }
 

@@ -24,8 +24,10 @@ use crate::{
     },
     code,
     metrics::Metrics,
+    pinning::Pinning,
     server_client::Servers,
     status::{code_of, explain},
+    trust::Trust,
 };
 
 mod convert;
@@ -34,6 +36,8 @@ mod convert;
 const OUTGOING: usize = 4;
 /// How long a server may take to begin its answer.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// After so many failures in a row, and each time so many more, the agent asks what to trust.
+const STATEMENT_FAILURES: u32 = 5;
 /// By how much the agents of a stale server spread their search for another, at first.
 const SEEK_SPREAD: Duration = Duration::from_millis(500);
 /// The longest pause in that search.
@@ -56,6 +60,12 @@ pub struct UpdateStream {
     pub identity: watch::Receiver<u64>,
     /// Up to where the disk agrees with the cache.
     pub kept: watch::Receiver<Option<Kept>>,
+    /// Up to which bundle a restart would verify servers with the same.
+    pub trusted: watch::Receiver<u64>,
+    /// Whom the agent believes.
+    pub trust: Trust,
+    /// How it gets a bundle when no server can be verified with the one it has.
+    pub pinning: Pinning,
     /// Woken when a server was reached.
     pub reached: Wake,
     /// Whether a stream is open.
@@ -131,12 +141,28 @@ impl UpdateStream {
                         let status = explain(&status);
                         tracing::warn!(code = %code::NO_SERVER, status, "no server answers");
                     }
+                    let failures = backoff.failures();
+                    let pause = async {
+                        if failures.is_multiple_of(STATEMENT_FAILURES) {
+                            self.refresh_trust().await;
+                        }
+                        tokio::time::sleep(delay).await;
+                    };
                     tokio::select! {
-                        () = tokio::time::sleep(delay) => {}
+                        () = pause => {}
                         () = stop.cancelled() => return,
                     }
                 }
             }
+        }
+    }
+
+    /// An agent that was away while authorities turned has a bundle that is valid and verifies no
+    /// server any more; the pinned key says what holds now.
+    async fn refresh_trust(&self) {
+        let seen = self.cache.current().bundle_position();
+        if let Err(error) = self.pinning.ask(&self.servers, &self.trust, seen).await {
+            tracing::debug!(%error, "no statement about the bundle");
         }
     }
 
@@ -159,6 +185,7 @@ impl UpdateStream {
         }
         self.identity.mark_unchanged();
         let mut last = Status::unavailable("no server is configured");
+        let mut denied = None;
         for address in self.servers.round() {
             tokio::select! {
                 opened = self.open(address.clone()) => match opened {
@@ -169,16 +196,18 @@ impl UpdateStream {
                     Err(status) => {
                         let reason = explain(&status);
                         tracing::debug!(server = %address, reason, "no stream of updates");
+                        // One server's word is not enough while another serves this agent.
                         if denial_of(&status).is_some() {
-                            return Some(Err(status));
+                            denied = Some(status);
+                        } else {
+                            last = status;
                         }
-                        last = status;
                     }
                 },
                 () = stop.cancelled() => return None,
             }
         }
-        Some(Err(last))
+        Some(Err(denied.unwrap_or(last)))
     }
 
     async fn open(&self, address: Address) -> Result<Session, Status> {
@@ -239,6 +268,12 @@ impl UpdateStream {
                     }
                     self.acknowledge(&session, &mut acknowledged);
                 }
+                trusted = self.trusted.changed() => {
+                    if trusted.is_err() {
+                        return End::Stopped;
+                    }
+                    self.acknowledge(&session, &mut acknowledged);
+                }
                 session = seeking.next() => {
                     tracing::info!(server = %session.address, "turning to a server that is not stale");
                     self.servers.prefer(&session.address);
@@ -252,10 +287,15 @@ impl UpdateStream {
         }
     }
 
-    /// Acknowledges what is served and kept, if that is news. A full channel only means that
-    /// the server is slow: the next acknowledgement says everything again.
+    /// Acknowledges what is served and kept, if that is news, and no bundle that a restart would not
+    /// trust. A full channel only means that the server is slow: the next acknowledgement says
+    /// everything again.
     fn acknowledge(&mut self, session: &Session, acknowledged: &mut Option<Kept>) {
-        let kept = *self.kept.borrow_and_update();
+        let trusted = *self.trusted.borrow_and_update();
+        let kept = self.kept.borrow_and_update().map(|kept| Kept {
+            bundle_sequence: kept.bundle_sequence.min(trusted),
+            ..kept
+        });
         let Some(now) = kept.filter(|kept| Some(*kept) != *acknowledged) else {
             return;
         };

@@ -3,30 +3,43 @@
 //! Responsible for: the bundle that servers are verified with, from the configuration at first
 //! and from servers later, kept in a file; and the pin of the trust-domain key, which outlives
 //! every bundle. Always holds: the bundle is replaced whole and only by one from a verified
-//! server or a verified statement; the file is replaced in one step. Not here: statements
-//! themselves (`statement`).
+//! server or a verified statement; the file is replaced in one step; [`Trust::kept`] names no
+//! bundle that a restart would not verify servers with. Not here: statements themselves
+//! (`statement`).
 
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use mintmark_identity::{
     bundle::{Bundle, BundleSet, X509Anchor},
     clock::Timestamp,
+    entropy::{Entropy, draw_u64},
     pem,
     svid::x509::X509Authority,
     tls::BundleSource,
     trust_domain::TrustDomain,
 };
-use mintmark_runtime::disk::{Disk, MODE_PUBLIC};
+use mintmark_runtime::{
+    backoff::Backoff,
+    disk::{Disk, MODE_PUBLIC},
+};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{cache::Cache, code};
+use crate::{
+    cache::{Cache, state::State},
+    code,
+};
+
+/// When a bundle that could not be written is written again, at first and at most.
+const KEEP_RETRY: Duration = Duration::from_millis(200);
+const KEEP_RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// Why the trust of an agent cannot be established.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +74,12 @@ pub struct Trust {
     trust_domain: TrustDomain,
     bundles: Arc<ArcSwap<BundleSet>>,
     replaced: Arc<watch::Sender<u64>>,
+    /// Sequence of the servers' bundle up to which a restart would trust the same.
+    kept: Arc<watch::Sender<u64>>,
+    /// What the file holds, as far as is known.
+    on_disk: Arc<Mutex<Option<Arc<Bundle>>>>,
+    /// An operator gave another bundle, which stands until servers tell of a change.
+    given_anew: bool,
     file: PathBuf,
     disk: Arc<dyn Disk>,
 }
@@ -101,6 +120,8 @@ impl Trust {
             Some(path) => Given::look(disk.as_ref(), path, &file),
             None => Given::AsBefore,
         };
+        let given_anew = configured.is_some() && matches!(given, Given::Anew { .. });
+        let on_disk = kept.clone().filter(|_| !given_anew).map(Arc::new);
         let bundle = match (kept, configured, given) {
             (Some(kept), _, Given::AsBefore) => kept,
             (_, Some(path), given) => {
@@ -118,9 +139,46 @@ impl Trust {
             trust_domain,
             bundles,
             replaced: Arc::new(watch::Sender::new(0)),
+            kept: Arc::new(watch::Sender::new(0)),
+            on_disk: Arc::new(Mutex::new(on_disk)),
+            given_anew,
             file,
             disk,
         })
+    }
+
+    /// Takes the bundle of the sealed cache when it is later than what was kept: the process may have
+    /// ended between the two writes, and servers may show SVIDs that only the later one verifies.
+    pub fn catch_up(&self, cached: &State) {
+        if let Some(bundle) = cached
+            .own_bundle()
+            .filter(|bundle| self.is_overtaken(bundle))
+        {
+            tracing::info!("the sealed cache has a later trust bundle than was kept");
+            self.set(Arc::clone(bundle));
+        }
+    }
+
+    /// Whether a bundle that the cache held at the start is later than the one that is trusted.
+    fn is_overtaken(&self, cached: &Bundle) -> bool {
+        let own = self.own().and_then(|own| own.sequence);
+        !self.given_anew && cached.sequence > own
+    }
+
+    fn own(&self) -> Option<Arc<Bundle>> {
+        self.bundles.load().get(&self.trust_domain).cloned()
+    }
+
+    fn set(&self, bundle: Arc<Bundle>) {
+        self.bundles.store(Arc::new([bundle].into_iter().collect()));
+        self.replaced
+            .send_modify(|count| *count = count.saturating_add(1));
+    }
+
+    /// Follows the sequence of the servers' bundle up to which a restart would trust the same.
+    #[must_use]
+    pub fn kept(&self) -> watch::Receiver<u64> {
+        self.kept.subscribe()
     }
 
     /// Whether any authority in the bundle is valid now: otherwise no server can be verified.
@@ -138,19 +196,17 @@ impl Trust {
         self.replaced.subscribe()
     }
 
-    /// Takes a bundle that was verified, and keeps it.
-    pub async fn replace(&self, bundle: Arc<Bundle>) {
-        let current = self.bundles.load();
-        if current
-            .get(&self.trust_domain)
-            .is_some_and(|own| **own == *bundle)
-        {
-            return;
+    /// Takes a bundle that was verified, and keeps it. Returns whether it is on disk.
+    pub async fn replace(&self, bundle: Arc<Bundle>) -> bool {
+        if self.own().is_none_or(|own| *own != *bundle) {
+            self.set(Arc::clone(&bundle));
         }
+        let on_disk = self.on_disk().clone();
+        if on_disk.is_some_and(|on_disk| *on_disk == *bundle) {
+            return true;
+        }
+        *self.on_disk() = None;
         let document = bundle.to_document();
-        self.bundles.store(Arc::new([bundle].into_iter().collect()));
-        self.replaced
-            .send_modify(|count| *count = count.saturating_add(1));
         let (disk, file) = (Arc::clone(&self.disk), self.file.clone());
         let kept = self
             .disk
@@ -158,29 +214,57 @@ impl Trust {
             .await;
         if let Ok(Err(error)) | Err(error) = kept {
             tracing::error!(code = %code::DISK, %error, "the trust bundle cannot be kept");
+            return false;
         }
+        *self.on_disk() = Some(bundle);
+        true
     }
 
-    /// Takes each new bundle that servers send. What the cache held at the start is older than,
-    /// or the same as, what was kept.
-    pub async fn follow(self, cache: Cache, stop: CancellationToken) {
+    fn on_disk(&self) -> MutexGuard<'_, Option<Arc<Bundle>>> {
+        self.on_disk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes each new bundle that servers send, and writes it until it is written.
+    pub async fn follow(self, entropy: Arc<dyn Entropy>, cache: Cache, stop: CancellationToken) {
         let mut changes = cache.watch();
-        let mut seen = changes.borrow_and_update().own_bundle().cloned();
+        let mut backoff = Backoff::new(KEEP_RETRY, KEEP_RETRY_MAX);
+        // What the cache held at the start is not news: `catch_up` has taken it, or something later
+        // stands in its place.
+        let old = changes.borrow().own_bundle().cloned();
+        let old = old.filter(|old| self.own().is_some_and(|own| *own != **old));
         loop {
+            let (bundle, sequence) = {
+                let state = changes.borrow_and_update();
+                (state.own_bundle().cloned(), state.bundle_sequence)
+            };
+            let done = match bundle {
+                Some(bundle) if old.as_ref().is_none_or(|old| !Arc::ptr_eq(old, &bundle)) => {
+                    self.replace(bundle).await
+                }
+                _ => true,
+            };
+            let delay = if done {
+                backoff.reset();
+                self.kept
+                    .send_if_modified(|kept| std::mem::replace(kept, sequence) != sequence);
+                None
+            } else {
+                Some(backoff.next_delay(draw_u64(entropy.as_ref())))
+            };
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
+                () = after(delay) => {}
                 () = stop.cancelled() => return,
             }
-            let own = changes.borrow_and_update().own_bundle().cloned();
-            let same = match (&own, &seen) {
-                (Some(own), Some(seen)) => Arc::ptr_eq(own, seen),
-                _ => false,
-            };
-            if let Some(bundle) = own.clone().filter(|_| !same) {
-                self.replace(bundle).await;
-            }
-            seen = own;
         }
+    }
+}
+
+/// Waits so long, or for ever.
+async fn after(delay: Option<Duration>) {
+    match delay {
+        Some(delay) => tokio::time::sleep(delay).await,
+        None => std::future::pending().await,
     }
 }
 

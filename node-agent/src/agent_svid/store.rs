@@ -215,6 +215,8 @@ impl Store {
                 Ok(svid) => {
                     if path == &self.next_key {
                         self.promote()?;
+                    } else {
+                        self.drop_promoted()?;
                     }
                     let renew_at = Timestamp::from_unix_millis(record.renew_at_ms);
                     let (svid, evidence) = (Arc::new(svid), record.evidence);
@@ -292,6 +294,19 @@ impl Store {
         self.write(&self.record, &bytes, MODE_PUBLIC)?;
         self.promote()?;
         self.remove(&self.denied)
+    }
+
+    /// A crash in the middle of [`Self::promote`] leaves the present key as the next one too, which
+    /// would then be certified again.
+    fn drop_promoted(&self) -> Result<(), StoreError> {
+        let [present, next] = [&self.key, &self.next_key].map(|path| self.read(path));
+        let (present, next) = (present?.map(SecretBytes::new), next?.map(SecretBytes::new));
+        if let (Some(present), Some(next)) = (present, next)
+            && present.expose() == next.expose()
+        {
+            self.remove(&self.next_key)?;
+        }
+        Ok(())
     }
 
     fn promote(&self) -> Result<(), StoreError> {

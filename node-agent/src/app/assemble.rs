@@ -3,11 +3,12 @@
 //! Responsible for: which part gets which other, and the tasks that they run as. Always holds:
 //! parts are made first and spawned in one place. Not here: the parts.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use mintmark_identity::{clock::Timestamp, entropy::draw_u64, tls::BundleSource};
 use mintmark_runtime::{
     Host,
+    backoff::Backoff,
     disk::DiskLock,
     drain::DrainWatch,
     readiness::{Gate, Readiness},
@@ -30,6 +31,10 @@ use crate::{
     sync::UpdateStream,
     workload::{Workloads, procfs::OsProc, unix::UnixAttestor},
 };
+
+/// When the trust-domain key is asked for again, at first and at most, if it was not learned.
+const LEARN_RETRY: Duration = Duration::from_secs(1);
+const LEARN_RETRY_MAX: Duration = Duration::from_secs(300);
 
 /// What the parts share. A clone is another handle of the same agent.
 #[derive(Clone, Debug)]
@@ -133,19 +138,14 @@ impl Core {
             servers: self.servers.clone(),
             identity: identity.subscribe(),
             kept: keeper.kept(),
+            trusted: trust.kept(),
+            trust: trust.clone(),
+            pinning: pinning.clone(),
             reached: reached.clone(),
             connected: Arc::clone(&self.connected),
             metrics: Arc::clone(&self.metrics),
         };
-        let rotation = Rotation {
-            host: host.clone(),
-            cache: self.cache.clone(),
-            tokens: self.surface.tokens.clone(),
-            issuer: Arc::clone(&self.surface.issuer),
-            metrics: Arc::clone(&self.metrics),
-            cache_limit: config.limits.x509_svids,
-            wake: reached,
-        };
+        let rotation = self.rotation(config, reached);
         let keeper = keeper.run(self.cache.clone(), self.own.clone(), tasks.token());
         let agent_svid = AgentSvid {
             host: host.clone(),
@@ -172,13 +172,27 @@ impl Core {
         tasks.spawn("updates", updates.run(tasks.token()));
         tasks.spawn("rotation", rotation.run(tasks.token()));
         tasks.spawn("cache", keeper);
-        tasks.spawn("trust", trust.follow(self.cache.clone(), tasks.token()));
+        let entropy = Arc::clone(&host.entropy);
+        let trust = trust.follow(entropy, self.cache.clone(), tasks.token());
+        tasks.spawn("trust", trust);
         let gate = readiness.gate("first update");
         tasks.spawn(
             "first update",
             self.clone().first_update(gate, pinning, tasks.clone()),
         );
         (lock, failure)
+    }
+
+    fn rotation(&self, config: &Config, reached: Wake) -> Rotation {
+        Rotation {
+            host: self.surface.host.clone(),
+            cache: self.cache.clone(),
+            tokens: self.surface.tokens.clone(),
+            issuer: Arc::clone(&self.surface.issuer),
+            metrics: Arc::clone(&self.metrics),
+            cache_limit: config.limits.x509_svids,
+            wake: reached,
+        }
     }
 
     /// Opens the gate when everything was heard once, and learns the trust-domain key then.
@@ -191,15 +205,25 @@ impl Core {
             () = stop.cancelled() => return,
         }
         gate.open();
-        tokio::select! {
-            open = connected.wait_for(|connected| *connected) => if open.is_err() { return },
-            () = stop.cancelled() => return,
-        }
-        if let Some(server) = self.servers.current() {
-            tokio::select! {
-                () = pinning.learn(self.servers.channel(&server)) => {}
-                () = stop.cancelled() => {}
+        let learning = async {
+            let mut backoff = Backoff::new(LEARN_RETRY, LEARN_RETRY_MAX);
+            while pinning.pin().is_none() {
+                if connected.wait_for(|connected| *connected).await.is_err() {
+                    return;
+                }
+                if let Some(server) = self.servers.current() {
+                    let seen = self.cache.current().bundle_position();
+                    pinning.learn(self.servers.channel(&server), seen).await;
+                }
+                if pinning.pin().is_none() {
+                    let draw = draw_u64(self.surface.host.entropy.as_ref());
+                    tokio::time::sleep(backoff.next_delay(draw)).await;
+                }
             }
+        };
+        tokio::select! {
+            () = learning => {}
+            () = stop.cancelled() => {}
         }
     }
 }

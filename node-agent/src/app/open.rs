@@ -76,6 +76,7 @@ pub(super) fn open(host: &Host, config: &Config) -> Result<Opened, StartError> {
     )?;
     let attestor = attestor(host, config, own.is_some())?;
     let (keeper, state) = keeper(host, config, own.as_ref(), now);
+    trust.catch_up(&state);
     Ok(Opened {
         lock,
         store,

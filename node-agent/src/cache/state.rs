@@ -215,6 +215,13 @@ impl State {
         self.bundles.get(&self.trust_domain)
     }
 
+    /// Epoch and sequence of the agent's own bundle: no statement that is older is believed.
+    #[must_use]
+    pub fn bundle_position(&self) -> (u64, u64) {
+        let epoch = self.position.map_or(0, |position| position.epoch);
+        (epoch, self.bundle_sequence)
+    }
+
     /// What a caller with these selectors may have, in the order it is shown.
     #[must_use]
     pub fn identities(&self, have: &Selectors, now: Timestamp) -> Vec<Identity> {

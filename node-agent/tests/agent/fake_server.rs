@@ -35,6 +35,7 @@ use mintmark_identity::{
     validity::Validity,
 };
 use mintmark_proto::{
+    google::rpc::{ErrorInfo, Status as RpcStatus},
     mintmark::agent::v1::{
         self as pb, agent_message, agent_server, issue_x509_response, server_message,
     },
@@ -54,7 +55,7 @@ use mintmark_runtime::{
     task::Tasks,
 };
 use node_agent::status::status;
-use prost::Message;
+use prost::{Message, Name};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::{mpsc, watch};
 use tonic::{Code, Request, Response, Status, Streaming, service::Routes};
@@ -177,6 +178,8 @@ pub struct World {
     pub stale: Arc<AtomicBool>,
     /// Streams that this server alone was asked for.
     pub streams: Arc<AtomicUsize>,
+    /// Of this server alone: it refuses every agent with this code.
+    pub denies: Arc<Mutex<Option<&'static str>>>,
 }
 
 impl std::fmt::Debug for World {
@@ -238,6 +241,7 @@ impl World {
             gate: Arc::new(watch::Sender::new(true)),
             stale: Arc::default(),
             streams: Arc::default(),
+            denies: Arc::default(),
         }
     }
 
@@ -246,6 +250,7 @@ impl World {
         Self {
             stale: Arc::default(),
             streams: Arc::default(),
+            denies: Arc::default(),
             ..self.clone()
         }
     }
@@ -253,6 +258,10 @@ impl World {
     pub fn set_stale(&self, stale: bool) {
         self.stale.store(stale, Ordering::SeqCst);
         self.wake();
+    }
+
+    pub fn set_denies(&self, code: Option<&'static str>) {
+        *self.denies.lock().unwrap() = code;
     }
 
     pub fn with<R>(&self, look: impl FnOnce(&mut Inner) -> R) -> R {
@@ -491,6 +500,9 @@ impl Service {
     /// The agent that calls, by its SVID.
     fn caller(&self, extensions: &tonic::Extensions) -> Result<SpiffeId, Status> {
         let info = extensions.get::<ConnectInfo>().unwrap();
+        if let Some(code) = *self.world.denies.lock().unwrap() {
+            return Err(denied(code));
+        }
         if info.peer_certificates.is_empty() {
             return Err(status(
                 Code::Unauthenticated,
@@ -566,6 +578,24 @@ impl Service {
             ..pb::IssuedX509::default()
         })
     }
+}
+
+/// As a server says that it does not accept an agent.
+fn denied(code: &str) -> Status {
+    let info = ErrorInfo {
+        reason: code.to_owned(),
+        domain: "mintmark".to_owned(),
+        ..ErrorInfo::default()
+    };
+    let details = RpcStatus {
+        details: vec![prost_types::Any {
+            type_url: ErrorInfo::type_url(),
+            value: info.encode_to_vec(),
+        }],
+        ..RpcStatus::default()
+    };
+    let details = details.encode_to_vec().into();
+    Status::with_details(Code::PermissionDenied, "not accepted", details)
 }
 
 fn item(result: Result<pb::IssuedX509, Status>) -> issue_x509_response::Item {
@@ -746,6 +776,12 @@ impl agent_server::Agent for Service {
             issuer: None,
         };
         let token = self.world.authority().token(&claims);
+        // The answer is made, and under way for as long as a test says.
+        self.world.wake();
+        let mut gate = self.world.gate.subscribe();
+        gate.wait_for(|open| *open)
+            .await
+            .map_err(|_| Status::aborted("gone"))?;
         Ok(Response::new(pb::IssueJwtResponse {
             token,
             issued_at_ms: now.unix_millis(),

@@ -629,3 +629,143 @@ async fn probes_tell_ready_only_after_the_first_update_and_metrics_have_the_pref
     );
     assert!(metrics.contains("mintmark_agent_connected 1"), "{metrics}");
 }
+
+#[tokio::test]
+async fn an_agent_that_one_server_denies_and_another_serves_keeps_its_identity() {
+    for (said, expected) in [("MM-1105", "MM-2012"), ("MM-1103", "MM-2011")] {
+        let mut bed = Bed::new().await;
+        bed.world.put_entry(entry("a", "/a"));
+        let agent = bed.start().await;
+        wait_state(&agent, |state| state.svids.len() == 1).await;
+        agent.stop().await;
+        // A server that has not heard of the agent yet, or not that its ban was lifted.
+        let behind = bed.world.by_another_server();
+        behind.set_denies(Some(said));
+        let second = FakeServer::start(&behind).await;
+        // Which of the two is asked first is drawn.
+        bed.config.server_addresses.push(second.address.clone());
+        bed.world.put_entry(entry("b", "/b"));
+        let mut again = bed.start().await;
+        wait_state(&again, |state| state.svids.len() == 2).await;
+        assert!(again.agent_id().is_some());
+        // When no server serves it, it is denied.
+        bed.world.set_denies(Some(said));
+        bed.world.rotate_authority(true);
+        bed.stop_server().await;
+        bed.restart_server().await;
+        let RunError::Agent(error) = within(again.failed()).await else {
+            panic!()
+        };
+        assert!(error.to_string().starts_with(expected), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_bundle_that_only_the_sealed_cache_has_is_trusted_after_a_restart() {
+    let mut bed = Bed::new().await;
+    bed.world.put_entry(entry("a", "/a"));
+    let agent = bed.start().await;
+    let trusted = bed.config.data_dir.join("bundle.json");
+    let kept = async {
+        while !trusted.exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(kept).await;
+    let before = std::fs::read(&trusted).unwrap();
+    let rotated = bed.world.rotate_authority(true);
+    wait_world(&bed.world, |inner| {
+        inner.acknowledged.contains(&(rotated, 2))
+    })
+    .await;
+    agent.stop().await;
+    // As a crash between the two writes leaves it. The servers' SVIDs are of the new authority.
+    std::fs::write(&trusted, before).unwrap();
+    bed.stop_server().await;
+    bed.restart_server().await;
+    bed.config.evidence = Evidence::None;
+    let again = bed.launch().await;
+    let at = bed.world.put_entry(entry("b", "/b"));
+    wait_state(&again, |state| state.position.unwrap().index == at).await;
+}
+
+#[tokio::test]
+async fn a_bundle_is_not_acknowledged_before_servers_are_verified_with_it_after_a_restart() {
+    let bed = Bed::new().await;
+    let agent = bed.start().await;
+    wait_world(&bed.world, |inner| {
+        inner.acknowledged.last().is_some_and(|(_, s)| *s == 1)
+    })
+    .await;
+    // Nothing can be renamed onto a directory that is not empty.
+    let trusted = bed.config.data_dir.join("bundle.json");
+    std::fs::remove_file(&trusted).unwrap();
+    std::fs::create_dir(&trusted).unwrap();
+    std::fs::write(trusted.join("in-the-way"), b"").unwrap();
+    bed.world.rotate_authority(true);
+    let at = bed.world.put_entry(entry("a", "/a"));
+    wait_world(&bed.world, |inner| {
+        inner.acknowledged.iter().any(|(index, _)| *index == at)
+    })
+    .await;
+    let sequences = |inner: &mut crate::fake_server::Inner| {
+        inner
+            .acknowledged
+            .iter()
+            .map(|(_, sequence)| *sequence)
+            .max()
+    };
+    assert_eq!(bed.world.with(sequences), Some(1));
+    std::fs::remove_dir_all(&trusted).unwrap();
+    wait_world(&bed.world, |inner| inner.acknowledged.contains(&(at, 2))).await;
+    drop(agent);
+}
+
+#[tokio::test]
+async fn an_agent_that_slept_while_authorities_turned_learns_of_it_by_a_statement() {
+    let mut bed = Bed::new().await;
+    let agent = bed.start().await;
+    let learned = bed.config.data_dir.join("trust-domain-key.json");
+    let wait = async {
+        while !learned.exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(wait).await;
+    agent.stop().await;
+    bed.stop_server().await;
+    // What the agent has is valid for long, and verifies no server any more.
+    bed.world.rotate_authority(true);
+    bed.restart_server().await;
+    bed.config.evidence = Evidence::None;
+    let again = bed.launch().await;
+    let at = bed.world.put_entry(entry("a", "/a"));
+    wait_state(&again, |state| {
+        state.position.is_some_and(|now| now.index == at)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_crash_while_the_next_key_became_the_present_one_does_not_certify_it_twice() {
+    let mut bed = Bed::new().await;
+    let ttl = Duration::from_secs(600);
+    bed.world.with(|inner| inner.agent_ttl = ttl);
+    let agent = bed.start().await;
+    let id = agent.agent_id().unwrap().to_string();
+    agent.stop().await;
+    let keys = &bed.config.keys_dir;
+    std::fs::copy(keys.join("agent.key"), keys.join("agent.next.key")).unwrap();
+    // The renewal is due.
+    bed.clock.advance(ttl / 2);
+    bed.config.evidence = Evidence::None;
+    let _again = bed.start().await;
+    let renewed = async {
+        while bed.world.with(|inner| inner.agents[&id].len()) < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(renewed).await;
+    let keys = bed.world.with(|inner| inner.agents[&id].clone());
+    assert_ne!(keys[0], keys[1]);
+}

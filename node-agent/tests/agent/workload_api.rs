@@ -26,7 +26,8 @@ use tonic::{Code, Status, Streaming};
 use crate::{
     fake_server::Authority,
     harness::{
-        Bed, entry, entry_for, ids, leaf, next, serial, silent, split_der, wait_state, within,
+        Bed, entry, entry_for, ids, leaf, next, serial, silent, split_der, wait_state, wait_world,
+        within,
     },
 };
 
@@ -463,6 +464,30 @@ async fn tokens_are_cached_per_audience_and_those_with_a_jti_are_not() {
         .await
         .unwrap();
     assert_ne!(later[0].svid, first[0].svid);
+}
+
+#[tokio::test]
+async fn a_token_that_arrives_after_its_entry_was_taken_back_is_not_handed_out() {
+    let bed = Bed::new().await;
+    bed.world.put_entry(entry("a", "/a"));
+    let agent = bed.start().await;
+    wait_state(&agent, |state| state.svids.len() == 1).await;
+    bed.world.gate.send_replace(false);
+    let asked = fetch_jwt(&bed, &["x"], "");
+    let denied = async {
+        let calls = std::sync::Arc::clone(&bed.world.jwt_calls);
+        wait_world(&bed.world, |_| calls.load(Ordering::SeqCst) == 1).await;
+        let taken_back = bed.world.remove_entry("a");
+        wait_world(&bed.world, |inner| {
+            inner.acknowledged.iter().any(|(at, _)| *at == taken_back)
+        })
+        .await;
+        bed.world.gate.send_replace(true);
+    };
+    let (token, ()) = tokio::join!(asked, denied);
+    let status = token.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied, "{status}");
+    assert!(agent.state().entries.is_empty());
 }
 
 #[tokio::test]
