@@ -308,7 +308,7 @@ fn another_protocol_is_left_alone() {
 }
 
 #[test]
-fn what_is_no_header_block_ends_the_connection() {
+fn a_block_interrupted_misplaced_or_endless_ends_the_connection() {
     let good = block(b"localhost", PLAIN);
     let open = frame(kind::HEADERS, 0, 1, &good);
     let endless = frame(kind::CONTINUATION, 0, 1, &[]);
@@ -354,6 +354,15 @@ fn what_is_no_header_block_ends_the_connection() {
         ),
         (flood, FilterError::TooManyContinuations),
         ([vec![open], full].concat(), FilterError::BlockTooLarge),
+    ] {
+        assert_eq!(refused(&frames), error);
+    }
+}
+
+#[test]
+fn a_frame_that_holds_no_header_block_ends_the_connection() {
+    let good = block(b"localhost", PLAIN);
+    for (frames, error) in [
         (
             vec![headers(0, 1, &[0; PAYLOAD_MAX + 1])],
             FilterError::FrameTooLarge,
