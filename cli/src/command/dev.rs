@@ -134,7 +134,9 @@ async fn cluster(
     context: &Context,
 ) -> Result<u8, Failure> {
     let disk = &*context.host.disk;
-    disk.create_dir_all(layout.root(), 0o755)
+    // Others may pass through a temporary one to the workloads' socket, and see and change nothing.
+    let mode = if temporary { 0o711 } else { 0o755 };
+    disk.create_dir_all(layout.root(), mode)
         .map_err(|e| unusable(layout.root(), &e))?;
     let _held = disk
         .lock_exclusive(&layout.root().join("dev.lock"))
@@ -248,12 +250,20 @@ fn directory(args: &DevArgs, host: &Host) -> Result<(PathBuf, bool), Failure> {
         clippy::disallowed_methods,
         reason = "the command line reads its environment here"
     )]
-    let base = std::env::var_os("XDG_RUNTIME_DIR")
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR")
         .map(PathBuf::from)
-        .filter(|path| path.is_absolute() && path.is_dir())
-        .unwrap_or_else(std::env::temp_dir);
-    let tag = hex::encode(draw_bytes::<4>(&*host.entropy));
-    Ok((base.join("mintmark").join(format!("dev-{tag}")), true))
+        .filter(|path| path.is_absolute() && path.is_dir());
+    let tag = hex::encode(draw_bytes::<8>(&*host.entropy));
+    Ok((temporary(runtime, &std::env::temp_dir(), &tag), true))
+}
+
+/// A directory of our own. In the temporary directory of all users nothing of it is shared: a folder
+/// between would be of whoever came first, who could put another cluster in its place.
+fn temporary(runtime: Option<PathBuf>, everybodys: &Path, tag: &str) -> PathBuf {
+    match runtime {
+        Some(ours) => ours.join("mintmark").join(format!("dev-{tag}")),
+        None => everybodys.join(format!("mintmark-dev-{tag}")),
+    }
 }
 
 /// The plan of an earlier start, or a new one.
@@ -368,5 +378,15 @@ mod tests {
         assert!(root.join(layout::LOGS).join("file").exists());
         remove(&root, false, &*Host::os().disk);
         assert!(!root.exists());
+    }
+
+    #[test]
+    fn nothing_of_a_temporary_cluster_lies_in_a_folder_that_others_may_own() {
+        let everybodys = Path::new("/tmp");
+        let root = temporary(None, everybodys, "00ff");
+        assert_eq!(root.parent(), Some(everybodys));
+        let ours = PathBuf::from("/run/user/7");
+        let root = temporary(Some(ours.clone()), everybodys, "00ff");
+        assert!(root.starts_with(ours));
     }
 }

@@ -207,14 +207,19 @@ async fn update(
     args: UpdateArgs,
     context: &Context,
 ) -> Result<(), Failure> {
-    let documents = match (&args.file, &args.id) {
-        (Some(path), _) => document::read(&path.display().to_string(), &context.read_text(path)?)?,
+    let (documents, input_mask) = match (&args.file, &args.id) {
+        (Some(path), _) => {
+            let text = context.read_text(path)?;
+            (document::read(&path.display().to_string(), &text)?, None)
+        }
         (None, Some(id)) => {
             let mut entry = get(client, id).await?;
+            // What is not given is not sent: somebody else may be changing it.
+            let mask = args.fields.mask();
             args.fields.change(&mut entry);
-            vec![entry]
+            (vec![entry], Some(mask))
         }
-        (None, None) => Vec::new(),
+        (None, None) => (Vec::new(), None),
     };
     let entries = documents
         .iter()
@@ -224,7 +229,7 @@ async fn update(
         "update entries",
         client.batch_update_entry(wire::BatchUpdateEntryRequest {
             entries,
-            input_mask: None,
+            input_mask,
             output_mask: None,
         }),
     )
@@ -402,6 +407,25 @@ impl FieldArgs {
         Ok(entry)
     }
 
+    /// The fields that are given.
+    fn mask(&self) -> types::EntryMask {
+        types::EntryMask {
+            spiffe_id: self.spiffe_id.is_some(),
+            parent_id: self.parent_id.is_some(),
+            selectors: !self.selectors.is_empty(),
+            x509_svid_ttl: self.x509_svid_ttl.is_some(),
+            jwt_svid_ttl: self.jwt_svid_ttl.is_some(),
+            federates_with: !self.federates_with.is_empty(),
+            dns_names: !self.dns_names.is_empty(),
+            hint: self.hint.is_some(),
+            expires_at: self.expires_at.is_some(),
+            admin: self.admin,
+            downstream: self.downstream,
+            store_svid: self.store_svid,
+            ..types::EntryMask::default()
+        }
+    }
+
     fn change(self, entry: &mut EntryDocument) {
         if let Some(id) = self.spiffe_id {
             entry.spiffe_id = id;
@@ -491,5 +515,27 @@ impl FilterArgs {
             by_hint: list.by_hint,
             by_downstream: list.by_downstream,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_given_is_sent_in_an_update() {
+        let given = FieldArgs {
+            hint: Some("x".to_owned()),
+            admin: true,
+            ..FieldArgs::default()
+        };
+        let expected = types::EntryMask {
+            hint: true,
+            admin: true,
+            ..types::EntryMask::default()
+        };
+        assert_eq!(given.mask(), expected);
+        let nothing = FieldArgs::default().mask();
+        assert_eq!(nothing, types::EntryMask::default());
     }
 }

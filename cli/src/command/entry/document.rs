@@ -153,6 +153,10 @@ impl EntryDocument {
             dns_names: self.dns_names.clone(),
             store_svid: self.store_svid,
             hint: self.hint.clone(),
+            additional_attributes: Some(types::entry::AdditionalAttributes {
+                disable_x509_svid_prefetch: self.disable_x509_svid_prefetch,
+                jwt_svid_include_jti: self.jwt_svid_include_jti,
+            }),
             ..types::Entry::default()
         })
     }
@@ -160,6 +164,7 @@ impl EntryDocument {
     /// From the wire.
     pub fn from_wire(entry: &types::Entry) -> Self {
         let id = |id: &Option<types::Spiffeid>| id.as_ref().map(spiffe_id_text).unwrap_or_default();
+        let attributes = entry.additional_attributes.unwrap_or_default();
         Self {
             id: entry.id.clone(),
             spiffe_id: id(&entry.spiffe_id),
@@ -180,7 +185,8 @@ impl EntryDocument {
             expires_at: entry.expires_at,
             revision: entry.revision_number,
             created_at: entry.created_at,
-            ..Self::default()
+            disable_x509_svid_prefetch: attributes.disable_x509_svid_prefetch,
+            jwt_svid_include_jti: attributes.jwt_svid_include_jti,
         }
     }
 
@@ -220,30 +226,11 @@ impl EntryDocument {
             ("dns names", self.dns_names.join("\n")),
             ("federates with", self.federates_with.join("\n")),
             ("hint", self.hint.clone()),
-            (
-                "admin",
-                if self.admin {
-                    "yes".to_owned()
-                } else {
-                    String::new()
-                },
-            ),
-            (
-                "downstream",
-                if self.downstream {
-                    "yes".to_owned()
-                } else {
-                    String::new()
-                },
-            ),
-            (
-                "store svid",
-                if self.store_svid {
-                    "yes".to_owned()
-                } else {
-                    String::new()
-                },
-            ),
+            ("admin", yes(self.admin)),
+            ("downstream", yes(self.downstream)),
+            ("store svid", yes(self.store_svid)),
+            ("no prefetch", yes(self.disable_x509_svid_prefetch)),
+            ("jwt with jti", yes(self.jwt_svid_include_jti)),
         ];
         fields.extend(optional.into_iter().filter(|(_, value)| !value.is_empty()));
         fields
@@ -306,6 +293,10 @@ fn seconds(field: &str, value: u32) -> Result<i32, Failure> {
     })
 }
 
+fn yes(is: bool) -> String {
+    if is { "yes".to_owned() } else { String::new() }
+}
+
 fn ttl(seconds: u32) -> String {
     if seconds == 0 {
         "default".to_owned()
@@ -347,6 +338,25 @@ mod tests {
             read("again", &text).unwrap().remove(0).to_wire().unwrap(),
             wire
         );
+    }
+
+    #[test]
+    fn additional_attributes_are_sent_and_shown() {
+        for (prefetch, jti) in [(true, false), (false, true), (true, true)] {
+            let text = ONE.replacen(
+                '{',
+                &format!(
+                    "{{\"disable_x509_svid_prefetch\": {prefetch}, \"jwt_svid_include_jti\": {jti}, "
+                ),
+                1,
+            );
+            let wire = read("one", &text).unwrap().remove(0).to_wire().unwrap();
+            let sent = wire.additional_attributes.unwrap();
+            assert_eq!(sent.disable_x509_svid_prefetch, prefetch);
+            assert_eq!(sent.jwt_svid_include_jti, jti);
+            let shown = EntryDocument::from_wire(&wire);
+            assert_eq!(shown.to_wire().unwrap(), wire);
+        }
     }
 
     #[test]
