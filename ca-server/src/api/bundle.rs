@@ -37,6 +37,10 @@ impl wire::bundle_server::Bundle for BundleService {
         }
         let bundle = self.0.consensus.read(|state| state.own_bundle());
         let bundle = bundle.ok_or(ApiError::NotReady("no cluster yet"))?;
+        // A bundle without authorities would say that nothing of this trust domain is valid.
+        if bundle.is_empty() {
+            return Err(ApiError::NotReady("no authority yet").into());
+        }
         if let Some(agent) = permit.agent() {
             // SPIRE's agents acknowledge by coming back for more.
             self.0

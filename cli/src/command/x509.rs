@@ -97,8 +97,15 @@ pub async fn run(command: X509Command, context: &Context) -> Result<(), Failure>
 
 /// A client of the Workload API.
 pub async fn workload_client(context: &Context) -> Result<Client, Failure> {
+    Client::connect(&workload_endpoint(context)?)
+        .await
+        .map_err(|e| client_failure("reach the Workload API", &e))
+}
+
+/// Where the Workload API is.
+pub fn workload_endpoint(context: &Context) -> Result<Endpoint, Failure> {
     let address = context.connect.workload(&context.host)?;
-    let endpoint: Endpoint = address.parse().map_err(|e| {
+    address.parse().map_err(|e| {
         Failure::new(
             "MM-3401",
             Exit::Usage,
@@ -106,10 +113,7 @@ pub async fn workload_client(context: &Context) -> Result<Client, Failure> {
         )
         .because(&e)
         .next("set SPIFFE_ENDPOINT_SOCKET, or give --socket unix:///path")
-    })?;
-    Client::connect(&endpoint)
-        .await
-        .map_err(|e| client_failure("reach the Workload API", &e))
+    })
 }
 
 /// What a failed call to the Workload API means for the exit code, and what to do.

@@ -60,3 +60,15 @@ async fn what_would_change_the_bundle_is_not_offered_and_says_so() {
         1
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn id_15_before_the_first_authority_there_is_no_bundle_to_read() {
+    let service = BundleService(Fixture::new().await.services);
+    let get = service.get_bundle(remote(wire::GetBundleRequest::default()));
+    let refused = get.await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    assert!(refused.message().starts_with("MM-1312: "), "{refused}");
+    let service = BundleService(Fixture::issuing(false).await.services);
+    let get = service.get_bundle(remote(wire::GetBundleRequest::default()));
+    assert!(!get.await.unwrap().into_inner().x509_authorities.is_empty());
+}

@@ -1,26 +1,21 @@
 //! `x509 fetch`: the SVIDs of this process, verified before they are shown or written.
 
-use std::convert::Infallible;
 use std::path::Path;
-use std::time::Duration;
 
-use mintmark_identity::key_manager::{KeyAlgorithm, SigningKey};
 use mintmark_identity::pem;
 use mintmark_identity::svid::x509::verify::{Usage, verify_x509_svid};
+use mintmark_identity::svid::x509::x509_svid::X509Svid;
 use mintmark_workload_api::client::x509::{X509Identity, X509Update};
-use mintmark_workload_api::error::ClientError;
+use mintmark_workload_api::source::x509::X509Source;
+use mintmark_workload_api::source::{Event, Settings};
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 
 use super::verify::{VerifiedDocument, bundle_set, refused};
-use super::{client_failure, workload_client};
+use super::{client_failure, workload_client, workload_endpoint};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::{note, reader_leaves};
-
-/// First and longest pause between two attempts to open the stream again.
-const RETRY_MIN: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// A fetched SVID, as it is printed.
 #[derive(Debug, Serialize)]
@@ -47,78 +42,37 @@ pub async fn run(write: Option<&Path>, watch: bool, context: &Context) -> Result
         return print(&documents, context);
     }
     tokio::select! {
-        ended = keep_following(write, context) => ended.map(|never| match never {}),
+        ended = follow(write, context) => ended,
         left = reader_leaves(), if write.is_none() => Err(left),
     }
 }
 
-async fn keep_following(write: Option<&Path>, context: &Context) -> Result<Infallible, Failure> {
-    let mut pause = RETRY_MIN;
-    loop {
-        match follow(write, context).await {
-            Err(Stop::Failure(failure)) => return Err(failure),
-            Err(Stop::Stream { seen, error }) => {
-                if !error.is_retryable() {
-                    return Err(client_failure("fetch X.509-SVIDs", &error));
+/// Shows and writes each update until the agent refuses for good. Reconnecting is the source's affair.
+async fn follow(write: Option<&Path>, context: &Context) -> Result<(), Failure> {
+    let source = X509Source::spawn(Settings {
+        clock: context.host.clock.clone(),
+        entropy: context.host.entropy.clone(),
+        ..Settings::new(workload_endpoint(context)?)
+    });
+    let mut events = source.watch();
+    while let Some(event) = events.next().await {
+        match event {
+            Event::Value(update) => {
+                for document in documents(&update.to_update(), write, context)? {
+                    let line = document.line();
+                    context.output.stream(&document, &line)?;
                 }
+            }
+            Event::Trouble(error) if !error.is_retryable() => {
+                return Err(client_failure("fetch X.509-SVIDs", &error));
+            }
+            Event::Trouble(error) | Event::Withdrawn(error) => {
                 note(&format!("{error}; trying again"));
-                pause = if seen {
-                    RETRY_MIN
-                } else {
-                    pause.saturating_mul(2).min(RETRY_MAX)
-                };
-                tokio::time::sleep(pause).await;
             }
+            _ => {}
         }
     }
-}
-
-/// Why a watch ended.
-enum Stop {
-    /// For good.
-    Failure(Failure),
-    /// The stream broke; `seen` when it had delivered something.
-    Stream { seen: bool, error: ClientError },
-}
-
-async fn follow(write: Option<&Path>, context: &Context) -> Result<Infallible, Stop> {
-    let broken = |seen| move |error| Stop::Stream { seen, error };
-    let endpoint = context
-        .connect
-        .workload(&context.host)
-        .map_err(Stop::Failure)?;
-    let endpoint =
-        endpoint
-            .parse()
-            .map_err(|e: mintmark_workload_api::endpoint::EndpointError| {
-                Stop::Failure(
-                    Failure::new("MM-3401", Exit::Usage, "wrong Workload API address").because(&e),
-                )
-            })?;
-    let mut client = mintmark_workload_api::client::Client::connect(&endpoint)
-        .await
-        .map_err(broken(false))?;
-    let mut stream = client.watch_x509().await.map_err(broken(false))?;
-    let mut seen = false;
-    loop {
-        let update = match stream.next().await {
-            Ok(update) => update,
-            Err(error @ ClientError::Malformed { .. }) => {
-                note(&error.to_string());
-                continue;
-            }
-            Err(error) => return Err(Stop::Stream { seen, error }),
-        };
-        seen = true;
-        for document in documents(&update, write, context).map_err(Stop::Failure)? {
-            let line = document.line();
-            match context.output.stream(&document, &line) {
-                // The files are what it is for, whether or not somebody reads along.
-                Err(left) if left.is_reader_left() && write.is_some() => {}
-                printed => printed.map_err(Stop::Failure)?,
-            }
-        }
-    }
+    Ok(())
 }
 
 /// Verifies every identity of an update, and writes it when asked to.
@@ -174,11 +128,9 @@ fn verified(identity: &X509Identity, context: &Context) -> Result<FetchedDocumen
             "the certificate names another SPIFFE ID than the agent",
         ));
     }
-    let key = SigningKey::from_pkcs8(KeyAlgorithm::EcP256, identity.private_key.expose())
-        .map_err(|e| disagree("the private key cannot be used").because(&e))?;
-    if key.spki_der() != svid.public_key_spki {
-        return Err(disagree("the private key is not the certificate's"));
-    }
+    let owned = chain.into_iter().map(CertificateDer::into_owned).collect();
+    X509Svid::new(owned, identity.private_key.clone())
+        .map_err(|e| disagree("the SVID cannot be used with its private key").because(&e))?;
     Ok(FetchedDocument {
         not_before_unix: svid.validity.not_before.unix_secs(),
         not_after_unix: svid.validity.not_after.unix_secs(),
