@@ -2,14 +2,15 @@
 //!
 //! Responsible for: attestation, resume, renewal, ban and eviction of one agent ID.
 //! Always holds: a ban survives every later attestation and ends by eviction only; while it lasts,
-//! nothing is issued; only the current or the pending SVID renews, so a lost reply strands nobody and
-//! a copied old one is worth nothing; a method that works once binds the agent to its key.
+//! nothing is issued; only the current or the pending SVID renews, so a lost reply strands nobody; once
+//! the agent is seen with the pending one, that before it and its key are worth nothing; a method that works once binds the agent to its key.
 //! Not here: the token that an attestation may need (`join_token`), silence of 30 days, expiry of
 //! the agent's SVID.
 //!
 //! A renewal whose reply is lost may have replaced the pending SVID by one that nobody ever saw: its
 //! serial is then `Unseen`, and nobody can present it. One that was refused after its acceptance
-//! (the signer looks again) has an unknown outcome, too.
+//! (the signer looks again) has an unknown outcome, too. Whoever records must record that an agent was
+//! seen with an SVID (`Show`), or at least that it may have been (unknown).
 
 use super::{Model, Window};
 
@@ -39,6 +40,8 @@ pub enum Op {
         /// Key of the certificate request.
         new_key: Option<u64>,
     },
+    /// It is seen with the SVID of this serial, as when it opens a stream.
+    Show(u64),
     /// Deny it everything.
     Ban,
     /// Forget it.
@@ -82,7 +85,7 @@ pub enum Outcome {
     Attested(Option<u64>),
     /// The SVID with this serial was issued.
     Renewed(u64),
-    /// It was resumed, banned or evicted.
+    /// It was resumed, seen, banned or evicted.
     Done,
     /// It stands like this.
     Stands(Standing),
@@ -164,8 +167,13 @@ fn answers(state: State, op: Op, observed: Option<&Outcome>) -> Vec<(Outcome, St
             };
             vec![(Outcome::Done, Some(banned))]
         }
-        (Op::Renew { .. } | Op::Resume { .. }, Some(record)) if record.banned => {
+        (Op::Renew { .. } | Op::Resume { .. } | Op::Show(_), Some(record)) if record.banned => {
             refused(Why::Banned)
+        }
+        (Op::Show(serial), Some(record)) => {
+            let seen = record.pending == Some(Serial::Seen(serial));
+            let after = if seen { promoted(record) } else { record };
+            vec![(Outcome::Done, Some(after))]
         }
         (Op::Renew { presented, key }, Some(record)) => {
             match renew(record, presented, key, observed) {
@@ -256,12 +264,23 @@ fn renew(
         None => return None,
         // Whoever shows the pending one has received it: the one before is over.
         shown if shown == record.pending => Record {
-            current: record.pending,
-            key: record.pending_key.unwrap_or(record.key),
-            ..next
+            pending: Some(serial),
+            pending_key: Some(key),
+            ..promoted(record)
         },
         shown if shown == record.current => next,
         Some(_) => return None,
     };
     Some((Outcome::Renewed(number), after))
+}
+
+/// The pending SVID and its key are the current ones from now on.
+fn promoted(record: Record) -> Record {
+    Record {
+        current: record.pending,
+        pending: None,
+        key: record.pending_key.unwrap_or(record.key),
+        pending_key: None,
+        ..record
+    }
 }
