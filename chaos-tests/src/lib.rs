@@ -1,7 +1,8 @@
 //! Whole clusters under faults.
 //!
 //! `sim` runs servers, agents and workloads in one thread, from one number; `invariant` says what must
-//! hold of them. `real` runs the real binaries on this machine, with real clients beside them. Everything here is
+//! hold of them, and `linearizability` judges what clients saw. `model` explores small abstract clusters to
+//! the end. `real` runs the real binaries on this machine, with real clients beside them. Everything here is
 //! a test tool: it may panic, read files and start processes, and no product crate depends on it.
 
 #![allow(
@@ -16,6 +17,7 @@
 
 pub mod invariant;
 pub mod linearizability;
+pub mod model;
 pub mod oracle;
 pub mod panics;
 pub mod real;
