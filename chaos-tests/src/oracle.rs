@@ -14,9 +14,11 @@ use mintmark_identity::svid::x509::svid_hash_of_certificate;
 use mintmark_identity::svid::x509::{Usage, VerifiedX509Svid, X509Svid, verify_x509_svid};
 use mintmark_identity::trust_domain::TrustDomain;
 use mintmark_proto::mintmark::audit::v1::Leaf;
+use mintmark_workload_api::client::jwt::JwtToken;
 use mintmark_workload_api::client::x509::{X509Identity, X509Update};
 use prost::Message as _;
 use rustls_pki_types::CertificateDer;
+use sha2::{Digest as _, Sha256};
 
 use crate::sim::clock::SimClock;
 use crate::sim::operator::Order;
@@ -43,6 +45,23 @@ pub struct Received {
     pub bundle: Vec<String>,
     /// The private key, to look for it where it must not be.
     pub private_key: Vec<u8>,
+}
+
+/// A token as a workload was given it.
+#[derive(Debug, Clone)]
+pub struct Token {
+    /// When.
+    pub at: Duration,
+    /// On which machine.
+    pub machine: String,
+    /// To which user's process.
+    pub uid: u32,
+    /// Whose it says it is.
+    pub spiffe_id: String,
+    /// Hash that the log has of it: of the JWS signing input.
+    pub svid_hash: [u8; 32],
+    /// Whether the agent that gave it finds it valid.
+    pub valid: Result<(), String>,
 }
 
 /// What an operator was told.
@@ -106,6 +125,8 @@ pub struct Oracle {
     pub pin: Option<Pin>,
     /// All SVIDs, in the order in which they were given.
     pub received: Vec<Received>,
+    /// All tokens.
+    pub tokens: Vec<Token>,
     /// What each user's process holds now, by machine and user.
     pub held: BTreeMap<(String, u32), Vec<Received>>,
     /// The audit log as each server gave it at the end, by machine.
@@ -146,8 +167,25 @@ impl Oracle {
         names.join(", ")
     }
 
-    /// A stream ended: what was held may go on being used, until it expires.
-    pub fn stream_ended(&mut self, _machine: &str, _uid: u32) {}
+    /// Takes note of a token.
+    pub fn token(
+        &mut self,
+        at: Duration,
+        machine: &str,
+        uid: u32,
+        token: &JwtToken,
+        valid: Result<(), String>,
+    ) {
+        let signed = token.token.rsplit_once('.').map_or("", |(input, _)| input);
+        self.tokens.push(Token {
+            at,
+            machine: machine.to_owned(),
+            uid,
+            spiffe_id: token.spiffe_id.to_string(),
+            svid_hash: Sha256::digest(signed.as_bytes()).into(),
+            valid,
+        });
+    }
 
     /// A process ended, and what it held with it.
     pub fn process_ended(&mut self, machine: &str, uid: u32) {

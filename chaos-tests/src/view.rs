@@ -89,11 +89,11 @@ impl Views {
         told
     }
 
-    /// Whether these servers all run, follow one leader, and have equal states.
+    /// Whether these servers, of so many members, all run, follow one leader, and have equal states.
     ///
     /// # Errors
     /// In words, what is not so.
-    pub fn agreement(&self, names: &[String]) -> Result<(), String> {
+    pub fn agreement(&self, names: &[String], members: usize) -> Result<(), String> {
         let mut views = Vec::new();
         for name in names {
             views.push(
@@ -117,7 +117,7 @@ impl Views {
                     view.status.leader
                 ));
             }
-            if view.status.voters.len() != names.len() || view.status.joint {
+            if view.status.voters.len() != members || view.status.joint {
                 return Err(format!("{name} knows voters {:?}", view.status.voters));
             }
             if (view.position, &view.audit_root) != (views[0].position, &views[0].audit_root) {

@@ -44,6 +44,23 @@ impl Invariant for ReleasedSvidsAreInTheLog {
                 ));
             }
         }
+        for token in oracle
+            .tokens
+            .iter()
+            .filter(|one| one.at <= oracle.audited_at)
+        {
+            let leaves = accepted.get(token.svid_hash.as_slice());
+            let right = leaves.is_some_and(|leaves| {
+                matches!(&leaves[..], [(subject, issuance)]
+                    if *subject == token.spiffe_id && issuance.kind == "jwt")
+            });
+            if !right {
+                return Err(format!(
+                    "a token of {} has no leaf of its own",
+                    token.spiffe_id
+                ));
+            }
+        }
         Ok(())
     }
 }

@@ -12,6 +12,7 @@ use super::{Invariant, Seen};
 #[derive(Default)]
 pub struct SvidsAreValidWhenGiven {
     checked: usize,
+    tokens: usize,
 }
 
 impl Invariant for SvidsAreValidWhenGiven {
@@ -20,6 +21,15 @@ impl Invariant for SvidsAreValidWhenGiven {
     }
 
     fn after_step(&mut self, seen: Seen<'_>) -> Result<(), String> {
+        let tokens = &seen.world.oracle.tokens;
+        for token in tokens.get(self.tokens..).unwrap_or_default() {
+            let clock = seen.world.machines[&token.machine].clock();
+            if let (Err(error), 0) = (&token.valid, clock.skewed_by()) {
+                let whose = format!("user {} on {}", token.uid, token.machine);
+                return Err(format!("{whose} was given a bad token: {error}"));
+            }
+        }
+        self.tokens = tokens.len();
         let received = &seen.world.oracle.received;
         let new = received.get(self.checked..).unwrap_or_default();
         self.checked = received.len();

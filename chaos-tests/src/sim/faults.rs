@@ -6,11 +6,13 @@
 //! Not here: which fault when (`plan`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 
+use super::disk::{Faults as DiskFaults, Latency, Operation};
 use super::plan::{Fault, Shape, Who};
 use super::run::leader;
 use super::world::World;
@@ -36,8 +38,10 @@ pub struct Faults {
     cut: BTreeSet<(String, String)>,
     /// Machines whose process does not run because of a fault.
     down: BTreeSet<String>,
-    /// Machines whose disk was full, and so whose server may have ended.
-    was_full: BTreeSet<String>,
+    /// Machines whose disk was full or failed, and so whose process may have ended.
+    was_hurt: BTreeSet<String>,
+    /// Machines whose disk rots, and so whose server may never start again.
+    rotten: BTreeSet<String>,
     coverage: BTreeMap<&'static str, u64>,
 }
 
@@ -45,16 +49,18 @@ impl Faults {
     /// None are active.
     pub fn new(shape: &Shape, draws: SmallRng) -> Self {
         let servers: Vec<String> = (1..=shape.servers).map(|n| format!("server-{n}")).collect();
+        let all_servers = (1..=shape.servers + shape.spares).map(|n| format!("server-{n}"));
         let agents = (1..=shape.agents).map(|n| format!("agent-{n}"));
         Self {
-            machines: servers.iter().cloned().chain(agents).collect(),
+            machines: all_servers.chain(agents).collect(),
             servers,
             latency_max_ms: shape.latency_max_ms,
             draws,
             active: Vec::new(),
             cut: BTreeSet::new(),
             down: BTreeSet::new(),
-            was_full: BTreeSet::new(),
+            was_hurt: BTreeSet::new(),
+            rotten: BTreeSet::new(),
             coverage: BTreeMap::new(),
         }
     }
@@ -69,10 +75,14 @@ impl Faults {
         self.down.contains(name)
     }
 
-    /// Whether a process may end by itself for this reason.
-    pub fn excuses(&self, name: &str, reason: &str) -> bool {
-        let _ = reason;
-        self.was_full.contains(name)
+    /// Whether a process may end by itself.
+    pub fn excuses(&self, name: &str) -> bool {
+        self.was_hurt.contains(name) || self.rotten.contains(name)
+    }
+
+    /// Whether a server may be lost for good.
+    pub fn is_rotten(&self, name: &str) -> bool {
+        self.rotten.contains(name)
     }
 
     fn hits(&mut self, who: &Who, views: &Views) -> BTreeSet<String> {
@@ -106,6 +116,9 @@ impl Faults {
             | Fault::Mute(who)
             | Fault::Deafen(who)
             | Fault::DiskFull(who)
+            | Fault::SlowDisk { who, .. }
+            | Fault::DiskErrors { who, .. }
+            | Fault::Rot(who)
             | Fault::Skew { who, .. } => self.hits(who, views),
             Fault::Bridge | Fault::Loss { .. } | Fault::Delay { .. } => BTreeSet::new(),
         };
@@ -130,10 +143,18 @@ impl Faults {
                     world.machine(name).clock().skew(*millis);
                 }
             }
-            Fault::DiskFull(_) => {
+            Fault::DiskFull(_) | Fault::DiskErrors { .. } | Fault::SlowDisk { .. } => {}
+            Fault::Rot(_) => {
                 for name in &hits {
-                    world.machine(name).disk().set_capacity(Some(0));
-                    self.was_full.insert(name.clone());
+                    let disk = world.machine(name).disk();
+                    // Not the copy of the log, which nothing checks again.
+                    let files = disk.files().into_iter().map(|(path, _)| path);
+                    let stores: Vec<PathBuf> =
+                        files.filter(|path| path.starts_with("/data")).collect();
+                    let file = stores.choose(&mut self.draws);
+                    let flipped = file.filter(|file| disk.flip_random_bit(Some(file)).is_some());
+                    world.note(name, &format!("a bit flips in {flipped:?}"));
+                    self.rotten.insert(name.clone());
                 }
             }
             _ => {}
@@ -144,6 +165,42 @@ impl Faults {
             until,
         });
         self.set_links(sim);
+        self.set_disks(world);
+    }
+
+    /// What each disk does follows from all faults that are active.
+    fn set_disks(&mut self, world: &World) {
+        for name in &self.machines {
+            let (mut full, mut faults) = (false, DiskFaults::default());
+            for active in self
+                .active
+                .iter()
+                .filter(|active| active.hits.contains(name))
+            {
+                match &active.fault {
+                    Fault::DiskFull(_) => full = true,
+                    Fault::SlowDisk { max_ms, .. } => {
+                        faults.latency = Some(Latency {
+                            min: Duration::ZERO,
+                            max: Duration::from_millis(*max_ms),
+                        });
+                    }
+                    Fault::DiskErrors { per_10_000, .. } => {
+                        let rate = f64::from(*per_10_000) / 10_000.0;
+                        faults.errors = [Operation::Write, Operation::Sync]
+                            .map(|operation| (operation, rate))
+                            .into();
+                    }
+                    _ => {}
+                }
+            }
+            let disk = world.machine(name).disk();
+            if full || !faults.errors.is_empty() {
+                self.was_hurt.insert(name.clone());
+            }
+            disk.set_capacity(full.then_some(0));
+            disk.set_faults(faults);
+        }
     }
 
     /// The power of a machine goes, or only its process is killed.
@@ -188,7 +245,6 @@ impl Faults {
             for name in &ended.hits {
                 match &ended.fault {
                     Fault::Skew { .. } => world.machine(name).clock().skew(0),
-                    Fault::DiskFull(_) => world.machine(name).disk().set_capacity(None),
                     Fault::Crash(_) | Fault::Restart(_) if !self.stops(name) => {
                         self.down.remove(name);
                         sim.bounce(name.as_str());
@@ -198,6 +254,7 @@ impl Faults {
             }
         }
         self.set_links(sim);
+        self.set_disks(world);
     }
 
     /// Whether an active fault keeps it stopped.

@@ -17,6 +17,8 @@ pub struct Shape {
     pub seed: u64,
     /// Servers, 1 to 9.
     pub servers: u32,
+    /// Servers that may join later: 0 or 1.
+    pub spares: u32,
     /// Agents.
     pub agents: u32,
     /// Workloads per agent, each a user of its own.
@@ -86,6 +88,22 @@ pub enum Fault {
     },
     /// A disk takes no more bytes.
     DiskFull(Who),
+    /// A disk takes its time.
+    SlowDisk {
+        /// Whose.
+        who: Who,
+        /// Longest wait of a piece of work.
+        max_ms: u64,
+    },
+    /// Some operations of a disk fail.
+    DiskErrors {
+        /// Whose.
+        who: Who,
+        /// Of ten thousand writes and syncs.
+        per_10_000: u32,
+    },
+    /// A bit of what a server's disk holds flips, for ever.
+    Rot(Who),
 }
 
 impl Fault {
@@ -108,12 +126,15 @@ impl Fault {
             Self::Delay { .. } => "delay and reorder",
             Self::Skew { .. } => "clock skew and jump",
             Self::DiskFull(_) => "full disk",
+            Self::SlowDisk { .. } => "slow disk",
+            Self::DiskErrors { .. } => "disk errors",
+            Self::Rot(_) => "flipped bit",
         }
     }
 }
 
 /// All kinds of faults, as coverage tables call them.
-pub const FAULT_KINDS: [&str; 16] = [
+pub const FAULT_KINDS: [&str; 19] = [
     "crash of an agent",
     "total outage of servers",
     "crash of the leader",
@@ -130,6 +151,9 @@ pub const FAULT_KINDS: [&str; 16] = [
     "delay and reorder",
     "clock skew and jump",
     "full disk",
+    "slow disk",
+    "disk errors",
+    "flipped bit",
 ];
 
 /// A fault and its time.
@@ -169,6 +193,8 @@ pub enum Deed {
     },
     /// Prepares a new X.509 authority now.
     Rotate,
+    /// Lets one more server join.
+    Grow,
 }
 
 /// Everything that happens.
@@ -209,6 +235,7 @@ fn shape(seed: u64, draws: &mut SmallRng) -> Shape {
     Shape {
         seed,
         servers,
+        spares: u32::from(draws.gen_ratio(1, 3)),
         agents: draws.gen_range(2..4),
         workloads: draws.gen_range(1..4),
         ca_ttl_seconds: svid_ttl_seconds * draws.gen_range(6..9),
@@ -232,6 +259,15 @@ fn faults(shape: &Shape, draws: &mut SmallRng) -> Vec<Planned> {
         let lasts = lasts(shape, &fault, draws);
         faults.push(Planned { at, lasts, fault });
         at += Duration::from_millis(draws.gen_range(FAULT_GAP_MS));
+    }
+    // A disk that rots is lost; one of three or five servers may be.
+    if draws.gen_ratio(1, 6) {
+        faults.push(Planned {
+            at: Duration::from_millis(draws.gen_range(0..10_000)),
+            lasts: Duration::ZERO,
+            fault: Fault::Rot(Who::Server(draws.gen_range(1..=shape.servers))),
+        });
+        faults.sort_by_key(|planned| planned.at);
     }
     faults
 }
@@ -260,11 +296,19 @@ fn fault(shape: &Shape, draws: &mut SmallRng) -> Fault {
         76..=83 => Fault::Delay {
             max_ms: draws.gen_range(100..900),
         },
-        84..=93 => Fault::Skew {
+        84..=89 => Fault::Skew {
             who: who(shape, draws),
             millis: draws.gen_range(-8_000..8_000),
         },
-        _ => Fault::DiskFull(Who::Server(draws.gen_range(1..=shape.servers))),
+        90..=92 => Fault::DiskFull(who(shape, draws)),
+        93..=95 => Fault::SlowDisk {
+            who: who(shape, draws),
+            max_ms: draws.gen_range(20..400),
+        },
+        _ => Fault::DiskErrors {
+            who: who(shape, draws),
+            per_10_000: draws.gen_range(10..1_000),
+        },
     }
 }
 
@@ -289,6 +333,7 @@ fn deeds(shape: &Shape, draws: &mut SmallRng) -> Vec<(Duration, u32, Deed)> {
     let mut deeds = Vec::new();
     let mut at = Duration::ZERO;
     let mut may_ban = true;
+    let mut may_grow = shape.spares > 0;
     while at < shape.chaos {
         let server = draws.gen_range(1..=shape.servers);
         let deed = match draws.gen_range(0..100) {
@@ -301,7 +346,11 @@ fn deeds(shape: &Shape, draws: &mut SmallRng) -> Vec<(Duration, u32, Deed)> {
             },
             55..=74 => Deed::DeleteEntry,
             75..=92 => Deed::ReadEntry,
-            93..=96 => Deed::Rotate,
+            93..=94 => Deed::Rotate,
+            95..=97 if may_grow => {
+                may_grow = false;
+                Deed::Grow
+            }
             // One agent at the most, so that somebody is left to look after.
             _ if may_ban => {
                 may_ban = false;

@@ -32,6 +32,9 @@ const AFTERGLOW: Duration = Duration::from_secs(3);
 /// How long a process that ended by itself stays down.
 pub const SUPERVISOR_PAUSE: Duration = Duration::from_secs(1);
 
+/// How often a server with a rotten disk is started again before its operator gives it up.
+const ROTTEN_TRIES: u32 = 3;
+
 /// What came of a run.
 #[derive(Debug)]
 pub struct Outcome {
@@ -72,12 +75,21 @@ struct Simulation<'p> {
     ended: BTreeMap<String, Duration>,
     /// Machines whose process is not started again.
     gone: BTreeSet<String>,
+    endings: BTreeMap<String, u32>,
     entries_made: u64,
+    /// Whether the spare server was asked to join.
+    grown: bool,
 }
 
 /// Names of the servers' machines.
 fn server_names(shape: &Shape) -> Vec<String> {
     (1..=shape.servers).map(|n| format!("server-{n}")).collect()
+}
+
+/// Names of the machines of servers that may join later.
+fn spare_names(shape: &Shape) -> Vec<String> {
+    let spares = shape.servers + 1..=shape.servers + shape.spares;
+    spares.map(|n| format!("server-{n}")).collect()
 }
 
 /// Names of the agents' machines.
@@ -99,7 +111,8 @@ impl<'p> Simulation<'p> {
             .tcp_capacity(65_536)
             .enable_random_order()
             .build();
-        for name in server_names(shape).into_iter().chain(agent_names(shape)) {
+        let machines = server_names(shape).into_iter().chain(spare_names(shape));
+        for name in machines.chain(agent_names(shape)) {
             let machine = Machine::new(&name, shape.seed, world.time.clone());
             world.lock().machines.insert(name.clone(), machine);
             let (world, shape) = (world.clone(), shape.clone());
@@ -126,7 +139,9 @@ impl<'p> Simulation<'p> {
             sim,
             ended: BTreeMap::new(),
             gone: BTreeSet::new(),
+            endings: BTreeMap::new(),
             entries_made: 0,
+            grown: false,
         }
     }
 
@@ -182,20 +197,23 @@ impl<'p> Simulation<'p> {
             .after_step(at, &self.plan.shape, &self.views, &self.world.lock())
     }
 
+    /// Does what a supervisor does, and an operator who reads why a process ended.
     fn restart_ended(&mut self, at: Duration) -> Result<(), Violation> {
         let ended = std::mem::take(&mut self.world.lock().ended);
         for (name, reason) in ended {
-            self.world.note(&name, &reason);
-            if self.faults.excuses(&name, &reason) {
-                self.ended.insert(name, at + SUPERVISOR_PAUSE);
-            } else if self.world.lock().banned.contains(&name) && reason.contains("cannot go on") {
+            self.world.note(&name, &without_chance(&reason));
+            let is_banned = self.world.lock().banned.contains(&name);
+            // Whoever asks to join asks again when nobody could be reached.
+            let is_joining = spare_names(&self.plan.shape).contains(&name)
+                && reason.starts_with("did not start");
+            let is_lost = self.faults.is_rotten(&name) && self.endings(&name) > ROTTEN_TRIES;
+            if is_lost || (is_banned && reason.contains("cannot go on")) {
                 self.gone.insert(name);
+            } else if self.faults.excuses(&name) || is_joining {
+                self.ended.insert(name, at + SUPERVISOR_PAUSE);
             } else {
-                return Err(Violation::new(
-                    "no process ends by itself",
-                    at,
-                    format!("{name} {reason}"),
-                ));
+                let seen = format!("{name} {reason}");
+                return Err(Violation::new("no process ends by itself", at, seen));
             }
         }
         let due: Vec<String> = self
@@ -209,6 +227,13 @@ impl<'p> Simulation<'p> {
             self.sim.bounce(name.as_str());
         }
         Ok(())
+    }
+
+    /// Counts one more ending of a process, and tells how many there were.
+    fn endings(&mut self, name: &str) -> u32 {
+        let count = self.endings.entry(name.to_owned()).or_default();
+        *count += 1;
+        *count
     }
 
     /// Steps until it holds.
@@ -362,6 +387,11 @@ impl<'p> Simulation<'p> {
                 Some(Order::Ban { agent })
             }
             Deed::Rotate => Some(Order::Rotate),
+            Deed::Grow => {
+                self.grown = true;
+                let spare = spare_names(&self.plan.shape).into_iter().next();
+                spare.map(Order::ServerToken)
+            }
         };
         if let Some(order) = order {
             self.order(&at, order);
@@ -370,8 +400,10 @@ impl<'p> Simulation<'p> {
 
     fn heal(&mut self) -> Result<(), Violation> {
         self.faults.end_all(&mut self.sim, &self.world);
-        // Orders that nobody took are not given any more.
-        self.world.lock().orders.clear();
+        // Orders that nobody took are not given any more, but that one.
+        for orders in self.world.lock().orders.values_mut() {
+            orders.retain(|order| matches!(order, Order::ServerToken(_)));
+        }
         self.until(
             "everything heals",
             self.plan.shape.healing,
@@ -390,8 +422,8 @@ impl<'p> Simulation<'p> {
 
     /// One leader, equal states, and a valid SVID in every workload's hands.
     fn is_healthy(&mut self) -> Result<(), String> {
-        let shape = &self.plan.shape;
-        self.views.agreement(&server_names(shape))?;
+        let (members, running) = self.members();
+        self.views.agreement(&running, members)?;
         let inner = self.world.lock();
         for (name, user) in self.users() {
             if inner.banned.contains(&name) {
@@ -416,9 +448,20 @@ impl<'p> Simulation<'p> {
         Ok(())
     }
 
+    /// How many servers there are to be, and the names of those that are not given up.
+    fn members(&self) -> (usize, Vec<String>) {
+        let shape = &self.plan.shape;
+        let mut members = server_names(shape);
+        if self.grown {
+            members.extend(spare_names(shape));
+        }
+        let running = members.iter().filter(|name| !self.gone.contains(*name));
+        (members.len(), running.cloned().collect())
+    }
+
     /// An auditor reads the whole log from every server.
     fn audit(&mut self) -> Result<(), Violation> {
-        let servers = server_names(&self.plan.shape);
+        let (_, servers) = self.members();
         self.world.lock().oracle.audited_at = self.sim.elapsed();
         for name in &servers {
             self.order(name, Order::ReadLog);
@@ -451,6 +494,11 @@ impl<'p> Simulation<'p> {
             Ok(())
         })
     }
+}
+
+/// A reason without what cryptography draws by chance.
+fn without_chance(reason: &str) -> String {
+    reason.chars().take(80).collect()
 }
 
 /// Whether anybody leads, for faults that aim at the leader.

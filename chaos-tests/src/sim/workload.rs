@@ -12,6 +12,7 @@ use std::time::Duration;
 use mintmark_runtime::grpc::{ChannelOptions, Target, channel};
 use mintmark_runtime::testing::MemoryProcess;
 use mintmark_workload_api::client::Client;
+use mintmark_workload_api::client::x509::{X509Stream, X509Update};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -51,7 +52,7 @@ async fn run(world: &World, machine: &str, socket: &Path, uid: u32, process: &Me
     let mut client = Client::over(channel(Arc::new(sockets), target, options));
     loop {
         if let Ok(mut stream) = client.watch_x509().await {
-            while let Ok(update) = stream.next().await {
+            while let Some(update) = next(world, machine, uid, &mut client, &mut stream).await {
                 let now = world.machine(machine).clock().clone();
                 let at = world.time.elapsed();
                 let mut inner = world.lock();
@@ -60,8 +61,53 @@ async fn run(world: &World, machine: &str, socket: &Path, uid: u32, process: &Me
                     .trace
                     .add(at, machine, &format!("user {uid} has {what}"));
             }
-            world.lock().oracle.stream_ended(machine, uid);
         }
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// How often a workload asks for a token.
+const TOKEN_PERIOD: Duration = Duration::from_secs(4);
+/// For whom.
+const AUDIENCE: &str = "reports";
+
+/// The next update of the stream; meanwhile the workload asks for tokens.
+async fn next(
+    world: &World,
+    machine: &str,
+    uid: u32,
+    client: &mut Client,
+    stream: &mut X509Stream,
+) -> Option<X509Update> {
+    loop {
+        match tokio::time::timeout(TOKEN_PERIOD, stream.next()).await {
+            Ok(update) => return update.ok(),
+            Err(_) => ask_for_token(world, machine, uid, client).await,
+        }
+    }
+}
+
+async fn ask_for_token(world: &World, machine: &str, uid: u32, client: &mut Client) {
+    let audience = [AUDIENCE.to_owned()];
+    let asked = client.fetch_jwt(&audience, None);
+    let Ok(Ok(tokens)) = tokio::time::timeout(TOKEN_PERIOD, asked).await else {
+        return;
+    };
+    for token in tokens {
+        let valid = client.validate_jwt(AUDIENCE, &token.token).await;
+        let at = world.time.elapsed();
+        let mut inner = world.lock();
+        let verdict = valid.map(drop).map_err(|error| error.to_string());
+        let words = if verdict.is_ok() {
+            "a token"
+        } else {
+            "a token that is not valid"
+        };
+        inner.trace.add(
+            at,
+            machine,
+            &format!("user {uid} has {words} of {}", token.spiffe_id),
+        );
+        inner.oracle.token(at, machine, uid, &token, verdict);
     }
 }
