@@ -92,6 +92,21 @@ struct IdentityFile {
     /// 16 bytes, hexadecimal; drawn once, so that a repeated admission is recognised.
     incarnation: String,
     membership: Option<Membership>,
+    /// CRC-32C of this file without this field, hexadecimal: a certificate that rotted would not be
+    /// noticed here, but would shut this server out of its own cluster.
+    #[serde(default)]
+    checksum: String,
+}
+
+impl IdentityFile {
+    fn computed_checksum(&self) -> Option<String> {
+        let unsealed = Self {
+            checksum: String::new(),
+            ..self.clone()
+        };
+        let bytes = serde_json::to_vec(&unsealed).ok()?;
+        Some(format!("{:08x}", crc32c::crc32c(&bytes)))
+    }
 }
 
 /// The directories of this server, locked.
@@ -143,6 +158,7 @@ impl Place {
                 trust_domain: config.trust_domain.to_string(),
                 incarnation: hex::encode(draw_bytes::<16>(entropy)),
                 membership: None,
+                checksum: String::new(),
             },
         };
         check_owner(&identity, &config.trust_domain, &data)?;
@@ -180,7 +196,11 @@ impl Place {
 
     fn write_identity(&self) -> Result<(), StartError> {
         let path = self.data.join(IDENTITY_FILE);
-        let text = serde_json::to_vec_pretty(&self.identity)
+        let sealed = IdentityFile {
+            checksum: self.identity.computed_checksum().unwrap_or_default(),
+            ..self.identity.clone()
+        };
+        let text = serde_json::to_vec_pretty(&sealed)
             .map_err(|error| damaged(&path, &error.to_string()))?;
         self.disk
             .write_atomic(&path, &text, MODE_SECRET)
@@ -257,6 +277,9 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<IdentityFile, StartError> {
         serde_json::from_slice(bytes).map_err(|error| damaged(path, &error.to_string()))?;
     if file.format != FORMAT {
         return Err(damaged(path, "it is of a newer format"));
+    }
+    if file.computed_checksum().as_ref() != Some(&file.checksum) {
+        return Err(damaged(path, "its checksum does not fit"));
     }
     Ok(file)
 }

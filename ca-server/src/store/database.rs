@@ -4,10 +4,12 @@
 //! sealed records. Always holds: a failed commit closes the file for good; reads are
 //! not affected by a writer. Not here: which tables there are.
 
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mintmark_runtime::disk::Disk;
+use mintmark_runtime::task::panic_message;
 use redb::{
     Builder, Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable,
     TableDefinition, TableError, WriteTransaction,
@@ -56,9 +58,18 @@ impl SealedDatabase {
         let backend = disk
             .open_store(path)
             .map_err(|source| StoreError::io(file, redb::StorageError::Io(source)))?;
-        let database = Builder::new()
-            .set_cache_size(CACHE_BYTES)
-            .create_with_backend(backend)
+        // On a file that rotted, the library may hit an assertion of its own before it finds the damage.
+        // Nothing of it is kept then.
+        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            Builder::new()
+                .set_cache_size(CACHE_BYTES)
+                .create_with_backend(backend)
+        }));
+        let database = opened
+            .map_err(|panic| {
+                let found = format!("damaged: {}", panic_message(&*panic));
+                StoreError::io(file, redb::StorageError::Corrupted(found))
+            })?
             .map_err(|source| StoreError::io(file, source))?;
         Ok(Self {
             file,

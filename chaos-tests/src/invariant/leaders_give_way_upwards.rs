@@ -2,16 +2,15 @@
 //! its id, compared in this order (openraft's default leader id, which is on disk). So in one term a
 //! leader may only give way to a greater id, and no two servers are the same leader.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Invariant, Seen};
 use crate::view::is_leader;
 
-/// The property, and who led last in each term.
+/// The property, and who led in each term.
 #[derive(Default)]
 pub struct OneLeaderAtATime {
-    last: BTreeMap<u64, u64>,
-    were: BTreeMap<String, (u64, u64)>,
+    led: BTreeMap<u64, BTreeSet<u64>>,
 }
 
 impl Invariant for OneLeaderAtATime {
@@ -20,21 +19,19 @@ impl Invariant for OneLeaderAtATime {
     }
 
     fn after_step(&mut self, seen: Seen<'_>) -> Result<(), String> {
-        for (name, view) in seen.servers.servers() {
-            if !is_leader(view) {
-                self.were.remove(name);
-                continue;
-            }
+        for view in seen
+            .servers
+            .servers()
+            .values()
+            .filter(|view| is_leader(view))
+        {
             let term = view.status.term;
-            // Whoever led before may not have heard yet that another does.
-            if self.were.insert(name.clone(), (view.life, term)) == Some((view.life, term)) {
-                continue;
-            }
-            let before = self.last.insert(term, view.node_id);
-            if before.is_some_and(|before| before > view.node_id) {
+            let led = self.led.entry(term).or_default();
+            // Whoever led before takes itself for the leader after a restart, until it hears better.
+            if led.insert(view.node_id) && led.last() != Some(&view.node_id) {
+                let node = view.node_id;
                 return Err(format!(
-                    "server {} began to lead in term {term} after {before:?}",
-                    view.node_id
+                    "server {node} began to lead in term {term} after {led:?}"
                 ));
             }
         }

@@ -80,6 +80,11 @@ impl Faults {
         self.was_hurt.contains(name) || self.rotten.contains(name)
     }
 
+    /// Whether any disk rots.
+    pub fn any_rotten(&self) -> bool {
+        !self.rotten.is_empty()
+    }
+
     /// Whether a server may be lost for good.
     pub fn is_rotten(&self, name: &str) -> bool {
         self.rotten.contains(name)

@@ -12,7 +12,6 @@ use std::time::Duration;
 use mintmark_runtime::grpc::{ChannelOptions, Target, channel};
 use mintmark_runtime::testing::MemoryProcess;
 use mintmark_workload_api::client::Client;
-use mintmark_workload_api::client::x509::{X509Stream, X509Update};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -50,9 +49,16 @@ async fn run(world: &World, machine: &str, socket: &Path, uid: u32, process: &Me
     };
     let target = Target::Unix(socket.to_owned());
     let mut client = Client::over(channel(Arc::new(sockets), target, options));
+    let tokens = ask_for_tokens(world, machine, uid, client.clone());
+    let updates = follow(world, machine, uid, &mut client);
+    tokio::join!(tokens, updates);
+}
+
+/// Follows the stream of SVIDs, for ever.
+async fn follow(world: &World, machine: &str, uid: u32, client: &mut Client) {
     loop {
         if let Ok(mut stream) = client.watch_x509().await {
-            while let Some(update) = next(world, machine, uid, &mut client, &mut stream).await {
+            while let Ok(update) = stream.next().await {
                 let now = world.machine(machine).clock().clone();
                 let at = world.time.elapsed();
                 let mut inner = world.lock();
@@ -71,19 +77,11 @@ const TOKEN_PERIOD: Duration = Duration::from_secs(4);
 /// For whom.
 const AUDIENCE: &str = "reports";
 
-/// The next update of the stream; meanwhile the workload asks for tokens.
-async fn next(
-    world: &World,
-    machine: &str,
-    uid: u32,
-    client: &mut Client,
-    stream: &mut X509Stream,
-) -> Option<X509Update> {
+/// Asks for tokens, for ever.
+async fn ask_for_tokens(world: &World, machine: &str, uid: u32, mut client: Client) {
     loop {
-        match tokio::time::timeout(TOKEN_PERIOD, stream.next()).await {
-            Ok(update) => return update.ok(),
-            Err(_) => ask_for_token(world, machine, uid, client).await,
-        }
+        tokio::time::sleep(TOKEN_PERIOD).await;
+        ask_for_token(world, machine, uid, &mut client).await;
     }
 }
 
