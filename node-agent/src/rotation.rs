@@ -283,13 +283,22 @@ impl Rotation {
             Err(error) if error.code == tonic::Code::ResourceExhausted
         );
         match batch.answer {
-            Err(error) => {
-                failed.extend(batch.asked.into_iter().map(|asked| (asked, error.clone())))
-            }
+            // The call failed, and with it nothing that is known of any entry: it may be that the agent's
+            // own SVID has ended. That passes when the agent is whole again.
+            Err(error) => failed.extend(batch.asked.into_iter().map(|asked| Failed {
+                asked,
+                error: error.clone(),
+                passing: true,
+            })),
             Ok(answers) if answers.len() != count => {
                 let error =
                     IssueError::misbehaved("the answer has another length than the question");
-                failed.extend(batch.asked.into_iter().map(|asked| (asked, error.clone())));
+                failed.extend(
+                    batch
+                        .asked
+                        .into_iter()
+                        .map(|asked| Failed::of(asked, error.clone())),
+                );
             }
             Ok(answers) => {
                 let bundles = Arc::clone(&self.cache.current().bundles);
@@ -307,7 +316,7 @@ impl Rotation {
                 for (asked, result) in self.host.disk.run(check).await.unwrap_or_default() {
                     match result {
                         Ok(chain) => accepted.push((asked, chain)),
-                        Err(error) => failed.push((asked, error)),
+                        Err(error) => failed.push(Failed::of(asked, error)),
                     }
                 }
             }
@@ -360,7 +369,7 @@ impl Rotation {
         });
     }
 
-    fn note_failures(&self, failed: Vec<(Asked, IssueError)>, now: Timestamp) {
+    fn note_failures(&self, failed: Vec<Failed>, now: Timestamp) {
         if failed.is_empty() {
             return;
         }
@@ -369,7 +378,12 @@ impl Rotation {
             .issue_failures
             .inc_by(u64::try_from(failed.len()).unwrap_or(u64::MAX));
         self.cache.progress(|progress| {
-            for (asked, error) in failed {
+            for Failed {
+                asked,
+                error,
+                passing,
+            } in failed
+            {
                 let id = asked.held.entry.id.clone();
                 progress.in_flight.remove(&id);
                 let before = progress.attempts.get(&id);
@@ -384,7 +398,7 @@ impl Rotation {
                     failures,
                     next: retry_at(now, failures, draw, asked.not_after),
                     problem,
-                    passing: error.is_passing(),
+                    passing,
                     arrival: asked.held.arrival,
                 };
                 progress.attempts.insert(id, attempt);
@@ -404,6 +418,26 @@ impl Rotation {
                 .attempts
                 .retain(|id, attempt| !attempt.passing || state.svids.contains_key(id));
         });
+    }
+}
+
+/// An SVID that was not issued.
+struct Failed {
+    asked: Asked,
+    error: IssueError,
+    /// Whether it may pass by itself.
+    passing: bool,
+}
+
+impl Failed {
+    /// One that the server answered, or answered badly.
+    fn of(asked: Asked, error: IssueError) -> Self {
+        let passing = error.is_passing();
+        Self {
+            asked,
+            error,
+            passing,
+        }
     }
 }
 
