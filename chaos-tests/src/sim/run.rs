@@ -432,8 +432,8 @@ impl<'p> Simulation<'p> {
         let uninvited: Vec<String> = spares
             .filter(|name| !self.world.lock().server_tokens.contains_key(name))
             .collect();
-        let running = server_names(&self.plan.shape).into_iter();
-        let host = running.filter(|name| !self.gone.contains(name)).last();
+        let mut running = server_names(&self.plan.shape).into_iter().rev();
+        let host = running.find(|name| !self.gone.contains(name));
         for (name, host) in uninvited.into_iter().zip(host) {
             self.order(&host, Order::ServerToken(name));
         }
