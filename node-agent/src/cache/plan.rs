@@ -26,6 +26,8 @@ pub const TAINT_SPREAD: Duration = Duration::from_secs(10);
 pub const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// Longest wait between attempts.
 pub const RETRY_MAX: Duration = Duration::from_secs(60);
+/// While an SVID lasts, at least so many attempts would fit into what is left of it.
+const RETRIES_PER_REST: u32 = 4;
 
 /// What is under way or went wrong for one entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -305,7 +307,8 @@ fn wake(plan: &mut Plan, at: Timestamp) {
 }
 
 /// When to try again after the given number of failures in a row: exponential, jittered between
-/// half and the whole, and no later than the present SVID's expiry while that is ahead.
+/// half and the whole. While there is an SVID, an attempt comes after at most a quarter of what is
+/// left of it, so that a server which comes back before the expiry is asked before the expiry.
 #[must_use]
 pub fn retry_at(
     now: Timestamp,
@@ -316,13 +319,14 @@ pub fn retry_at(
     let doublings = failures.saturating_sub(1).min(16);
     let factor = 1_u32.checked_shl(doublings).unwrap_or(u32::MAX);
     let step = RETRY_FIRST.saturating_mul(factor).min(RETRY_MAX);
-    let half = step / 2;
+    let end = not_after.filter(|end| *end > now);
+    let rest = end.map_or(Duration::MAX, |end| {
+        (end.since(now) / RETRIES_PER_REST).max(RETRY_FIRST)
+    });
+    let half = step.min(rest) / 2;
     let wait = half.saturating_add(fraction(half, draw));
     let at = now.saturating_add(wait);
-    match not_after {
-        Some(end) if end > now => at.min(end),
-        _ => at,
-    }
+    end.map_or(at, |end| at.min(end))
 }
 
 #[cfg(test)]

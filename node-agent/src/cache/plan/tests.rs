@@ -274,13 +274,28 @@ fn a_denied_agent_plans_nothing() {
 }
 
 #[test]
+fn a_server_that_comes_back_before_the_expiry_is_asked_before_the_expiry() {
+    // Found by killing a server again and again: after some failures the next attempt was at the very
+    // end of the SVID, however early the server was back, and the workload was without for a moment.
+    for draw in [0, u64::MAX / 2, u64::MAX] {
+        for failures in [1, 6, 20] {
+            let next = retry_at(at(0), failures, draw, Some(at(40)));
+            assert!(next <= at(10), "{failures} failures: {next}");
+        }
+        // The last second is for attempts as close as the first.
+        let last = retry_at(at(0), 20, draw, Some(at(1))).unix_millis();
+        assert!((250..500).contains(&last), "{last}");
+    }
+}
+
+#[test]
 fn retries_grow_are_jittered_and_come_no_later_than_the_expiry() {
     let wait = |failures, draw| retry_at(at(0), failures, draw, None).unix_millis();
     assert_eq!((wait(1, 0), wait(1, u64::MAX)), (250, 499));
     assert_eq!((wait(2, 0), wait(3, 0), wait(4, 0)), (500, 1_000, 2_000));
     assert_eq!((wait(20, 0), wait(u32::MAX, u64::MAX)), (30_000, 59_999));
-    let bounded = retry_at(at(0), 20, 0, Some(at(7)));
-    assert_eq!(bounded, at(7));
+    let ending = Timestamp::from_unix_millis(100);
+    assert_eq!(retry_at(at(0), 20, 0, Some(ending)), ending);
     let after = retry_at(at(10), 20, 0, Some(at(7)));
     assert_eq!(after, at(40), "an expiry that is over bounds nothing");
 }
