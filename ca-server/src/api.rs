@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use mintmark_identity::clock::Timestamp;
 use mintmark_proto::mintmark::raft::v1::{Actor, CommandResult, Refusal, command};
+use mintmark_runtime::failpoint::{Step, reach};
 use mintmark_runtime::grpc::ConnectInfo;
 use mintmark_runtime::host::Host;
 use mintmark_runtime::task::Tasks;
@@ -216,6 +217,7 @@ impl Shared {
             .await
             .map_err(ApiError::Propose)?;
         accepted(&proposed.result)?;
+        reach(Step::CommandUnanswered);
         Ok(proposed)
     }
 }

@@ -25,6 +25,7 @@ use mintmark_identity::svid::x509::prepare::ProfileError;
 use mintmark_identity::svid::x509::{Serial, VerifiedCsr, X509Authority};
 use mintmark_proto::mintmark::raft::v1::{Actor, Refusal, actor};
 use mintmark_proto::mintmark::state::v1::AuthorityKind;
+use mintmark_runtime::failpoint::{Step, reach};
 use mintmark_runtime::host::Host;
 use thiserror::Error;
 use tokio::time::Instant;
@@ -191,6 +192,7 @@ impl Issuer {
                 }
                 breathe(index).await;
             }
+            reach(Step::IssuancePrepared);
             let (indices, prepared): (Vec<usize>, Vec<P>) = ready.into_iter().unzip();
             let committed = self.batcher.commit(actor.clone(), prepared).await;
             for (index, outcome) in indices.into_iter().zip(committed) {
@@ -217,6 +219,9 @@ impl Issuer {
             mintmark_identity::clock::Timestamp,
         ) -> Result<S, ReleaseError>,
     ) -> Vec<Result<S, IssueError>> {
+        if outcomes.values().any(Result::is_ok) {
+            reach(Step::IssuanceCommitted);
+        }
         let contact = Contact {
             quorum_age: self.consensus.quorum_age(),
             now: Instant::now(),
@@ -241,6 +246,9 @@ impl Issuer {
                 }),
             );
             breathe(index).await;
+        }
+        if signed.iter().any(Result::is_ok) {
+            reach(Step::IssuanceSigned);
         }
         signed
     }

@@ -13,6 +13,7 @@ use ca_server::config::{Config, load};
 use ca_server::{RunError, StartError};
 use mintmark_runtime::cause::chain;
 use mintmark_runtime::drain::drain;
+use mintmark_runtime::failpoint;
 use mintmark_runtime::hardening::keep_memory_private;
 use mintmark_runtime::host::Host;
 use mintmark_runtime::signals;
@@ -51,6 +52,7 @@ async fn serve(path: PathBuf) -> Result<(), RunError> {
     .map_err(|error| defect(&error))?;
     log_panics();
     keep_memory_private();
+    failpoint::arm(environment).map_err(|error| defect(&error))?;
     let (trigger, watch) = drain();
     let tasks = Tasks::new();
     let hang_up = signals::listen(&tasks, trigger, GRACE).map_err(|error| defect(&error))?;

@@ -1,7 +1,10 @@
 //! The real binary, started as a person would start it.
 
 pub mod binary;
+pub mod collector;
+pub mod crash;
 pub mod daemon;
 pub mod dev;
+pub mod ledger;
 pub mod venv;
 pub mod wait;

@@ -16,6 +16,7 @@ use mintmark_proto::mintmark::agent::v1::IssueX509Request;
 use mintmark_runtime::{
     Host,
     backoff::{Backoff, fraction},
+    failpoint,
     tls::ClientConfigSource,
 };
 use rustls_pki_types::CertificateDer;
@@ -416,6 +417,7 @@ impl AgentSvid {
             draw,
             evidence,
         };
+        failpoint::reach(failpoint::Step::AgentSvidReceived);
         self.store.keep(&own)?;
         Ok(own)
     }

@@ -7,6 +7,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use mintmark_runtime::{
     Host,
     drain::drain,
+    failpoint,
     hardening::keep_memory_private,
     signals,
     task::Tasks,
@@ -35,6 +36,9 @@ fn main() -> ExitCode {
     };
     telemetry::log_panics();
     keep_memory_private();
+    if let Err(error) = failpoint::arm(environment) {
+        return fail(&error, 64);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -77,6 +81,14 @@ async fn serve(host: Host, config: Config, path: PathBuf, log: LogControl) -> Re
     let ended = node_agent::run_reloading(host, config, watch.started(), next).await;
     signal_tasks.shutdown(Duration::from_secs(1)).await;
     ended
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the environment enters here and in the command line"
+)]
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 #[expect(

@@ -12,7 +12,11 @@ use mintmark_identity::{
     bundle::Bundle, clock::Timestamp, entropy::draw_u64, entry::EntryId,
     rotation::renewal_due_once_received, secret::SecretBytes,
 };
-use mintmark_runtime::{Host, task::periodic::Wake};
+use mintmark_runtime::{
+    Host,
+    failpoint::{Step, reach},
+    task::periodic::Wake,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -334,6 +338,7 @@ impl Rotation {
         if accepted.is_empty() {
             return;
         }
+        reach(Step::SvidReceived);
         let done: Vec<EntryId> = accepted
             .iter()
             .map(|(asked, _)| asked.held.entry.id.clone())
@@ -367,6 +372,7 @@ impl Rotation {
                 }
             }
         });
+        reach(Step::SvidPublished);
     }
 
     fn note_failures(&self, failed: Vec<Failed>, now: Timestamp) {

@@ -10,7 +10,13 @@ use std::{sync::Arc, time::Duration};
 
 use mintmark_identity::{entropy::draw_u64, trust_domain::TrustDomain};
 use mintmark_proto::mintmark::agent::v1 as pb;
-use mintmark_runtime::{Host, backoff::Backoff, network::Address, task::periodic::Wake};
+use mintmark_runtime::{
+    Host,
+    backoff::Backoff,
+    failpoint::{Step, reach},
+    network::Address,
+    task::periodic::Wake,
+};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -347,6 +353,7 @@ impl UpdateStream {
                 ?denial,
                 "the trust domain denies this agent: dropping every SVID"
             );
+            reach(Step::DenialHeard);
             self.cache.change(|state| state.deny(denial));
             return Some(End::Denied);
         }

@@ -27,6 +27,7 @@ use mintmark_identity::{
 use mintmark_runtime::{
     backoff::Backoff,
     disk::{Disk, MODE_PUBLIC},
+    failpoint::{Step, reach},
 };
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
@@ -207,6 +208,7 @@ impl Trust {
         }
         *self.on_disk() = None;
         let document = bundle.to_document();
+        reach(Step::TrustReplaced);
         let (disk, file) = (Arc::clone(&self.disk), self.file.clone());
         let kept = self
             .disk
@@ -216,6 +218,7 @@ impl Trust {
             tracing::error!(code = %code::DISK, %error, "the trust bundle cannot be kept");
             return false;
         }
+        reach(Step::TrustKept);
         *self.on_disk() = Some(bundle);
         true
     }

@@ -10,6 +10,7 @@ pub mod cause;
 pub mod config;
 pub mod disk;
 pub mod drain;
+pub mod failpoint;
 pub mod grpc;
 pub mod hardening;
 pub mod host;

@@ -10,6 +10,7 @@ use mintmark_identity::spiffe_id::SpiffeId;
 use mintmark_proto::convert::ids::selectors_to_state;
 use mintmark_proto::mintmark::raft::v1::{AttestNode, command};
 use mintmark_proto::spire::agent as wire;
+use mintmark_runtime::failpoint::{Step, reach};
 use tokio_stream::StreamExt;
 use tonic::codegen::BoxStream;
 use tonic::{Request, Status, Streaming};
@@ -79,6 +80,7 @@ async fn attest(
     let outcome = admit(services, &permit, &evidence, &csr.spki_sha256()).await;
     services.metrics.attested(evidence.method, outcome.is_ok());
     outcome?;
+    reach(Step::AttestationCommitted);
     let subject = Subject::Agent {
         id: evidence.agent_id,
         presented: None,

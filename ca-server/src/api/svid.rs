@@ -14,6 +14,7 @@ use mintmark_identity::svid::x509::VerifiedCsr;
 use mintmark_proto::convert::svid::{JwtSvidRecord, X509SvidRecord};
 use mintmark_proto::spire::svid as wire;
 use mintmark_proto::spire::types;
+use mintmark_runtime::failpoint::{Step, reach};
 use tonic::{Request, Response, Status};
 
 use super::Services;
@@ -94,6 +95,7 @@ impl super::Shared {
             .sign
             .take(agent.id.as_str(), count)
             .map_err(|wait| ApiError::RateLimited { wait })?;
+        reach(Step::IssuancePermitted);
         let mut failed: Vec<Option<ApiError>> = Vec::with_capacity(count);
         let mut asks = Vec::with_capacity(count);
         for (id, revision, csr) in items {
@@ -110,6 +112,7 @@ impl super::Shared {
             }
             tokio::task::consume_budget().await;
         }
+        reach(Step::IssuanceProven);
         let mut outcomes = self.issuer.issue_x509(permit, &asks).await.into_iter();
         Ok(failed
             .into_iter()

@@ -11,6 +11,7 @@ use std::time::Duration;
 use mintmark_identity::entropy::draw_bytes;
 use mintmark_proto::mintmark::cluster::v1::{JoinRequest, JoinResponse};
 use mintmark_runtime::cause::chain;
+use mintmark_runtime::failpoint::{Step, reach};
 use mintmark_runtime::host::Host;
 use mintmark_runtime::task::Tasks;
 use tokio::time::Instant;
@@ -55,6 +56,7 @@ impl Ground {
     ) -> Result<Self, StartError> {
         let disk = Arc::clone(&host.disk);
         let place = Place::open(Arc::clone(&disk), &config, host.entropy.as_ref())?;
+        reach(Step::PlaceMade);
         let listeners = Listeners::bind(&host, &config).await?;
         let vault = Vault::open_or_create(
             disk.as_ref(),
@@ -62,7 +64,9 @@ impl Ground {
             config.kek.clone(),
             host.entropy.as_ref(),
         )?;
+        reach(Step::VaultKeyMade);
         let peer_key = place.peer_key()?;
+        reach(Step::PeerKeyMade);
         let peers = Peers::new(Arc::clone(&host.clock))?;
         let config = Arc::new(config);
         let vault = Arc::new(vault);
@@ -111,13 +115,16 @@ impl Ground {
         let cluster_id = <[u8; 16]>::try_from(answer.cluster_id.as_slice())
             .map_err(|_| StartError::JoinAnswer("cluster_id is not 16 bytes".to_owned()))?;
         tracing::info!(node_id = answer.node_id, "admitted to the cluster");
+        reach(Step::JoinAnswered);
         self.place.remember(Membership::new(
             answer.node_id,
             cluster_id,
             &answer.trust_domain_key_certificate,
             &answer.peer_certificate,
             false,
-        ))
+        ))?;
+        reach(Step::JoinRemembered);
+        Ok(())
     }
 
     /// Joins, and asks again while the member cannot be reached: a cluster that has just been made has
@@ -162,6 +169,7 @@ impl Ground {
             // Remembered before the log is made, so that a start that is interrupted finds it again.
             self.place
                 .remember(Membership::new(FOUNDER, cluster_id, &[], &[], true))?;
+            reach(Step::FounderRemembered);
         }
         let raft = RaftConfig::new(
             node_id,
@@ -202,6 +210,7 @@ impl Ground {
                 .bootstrap()
                 .await
                 .map_err(|error| StartError::Init(error.to_string()))?;
+            reach(Step::ClusterBootstrapped);
         }
         let founder = Founder {
             incarnation: self.place.incarnation(),
@@ -220,8 +229,11 @@ impl Ground {
             foundation.key_certificate.clone(),
             foundation.peer_certificate.clone(),
         );
+        reach(Step::FoundationLaid);
         foundation.propose(consensus).await?;
+        reach(Step::FoundationCommitted);
         self.founded(cluster_id, &key, &own)?;
+        reach(Step::FoundationRemembered);
         tracing::info!(trust_domain = %self.config.trust_domain, "cluster made");
         Ok(())
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use mintmark_proto::mintmark::raft::v1::{Actor, SignCheckpoint, actor, command};
 use mintmark_proto::mintmark::state::v1::Checkpoint as Record;
+use mintmark_runtime::failpoint::{Step, reach};
 use mintmark_runtime::host::Host;
 use mintmark_runtime::task::Tasks;
 use mintmark_runtime::task::periodic::{Periodic, Wake};
@@ -104,6 +105,7 @@ async fn sign(
     draft: Result<Draft, KeyringError>,
 ) -> Result<(), CheckpointJobError> {
     let Draft { checkpoint, record } = draft?;
+    reach(Step::LogCheckpointDue);
     let signer = keyring.log_signer(&checkpoint.origin, &record)?;
     let note = signer
         .sign(&checkpoint.to_text())
@@ -122,6 +124,8 @@ async fn sign(
     let body = command::Body::SignCheckpoint(SignCheckpoint {
         checkpoint: Some(record),
     });
+    reach(Step::LogCheckpointSigned);
     let result = consensus.propose(body, actor, None).await?.result;
+    reach(Step::LogCheckpointCommitted);
     crate::api::accepted(&result).map_err(|_| CheckpointJobError::Refused(result.detail))
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use mintmark_runtime::disk::Disk;
+use mintmark_runtime::failpoint::{Step, reach};
 use mintmark_tlog::proof::{ProofError, ReadError};
 use mintmark_tlog::tile::{TILE_HEIGHT, TILE_WIDTH, decode_hashes, encode_hashes};
 use mintmark_tlog::{Frontier, Hash, HashReader, inclusion_proof, leaf_hash, node_hash, root_at};
@@ -159,10 +160,13 @@ impl HashStore {
             database.write(|writing| {
                 let tiles = changed.iter().map(|(key, tile)| (*key, tile.as_slice()));
                 writing.put_all(TILES, tiles)?;
-                writing.put_named(META, FRONTIER, &frontier)
+                writing.put_named(META, FRONTIER, &frontier)?;
+                reach(Step::HashesWriting);
+                Ok(())
             })
         })
         .await?;
+        reach(Step::HashesRecorded);
         *self.edge() = edge;
         self.0.size.send_replace(size);
         Ok(())

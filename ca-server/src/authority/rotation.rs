@@ -21,6 +21,7 @@ use mintmark_proto::mintmark::raft::v1::{
 use mintmark_proto::mintmark::state::v1::{Authority, AuthorityKind};
 use mintmark_runtime::backoff::Backoff;
 use mintmark_runtime::cause::chain;
+use mintmark_runtime::failpoint;
 use mintmark_runtime::host::Host;
 use mintmark_runtime::task::Tasks;
 use mintmark_runtime::task::periodic::{Periodic, Wake};
@@ -213,6 +214,7 @@ impl Job {
         for (authority, record) in due? {
             let key = self.keyring.authority_key(&authority.id, &record)?;
             let signature = prove(&authority, &key, node_id)?;
+            failpoint::reach(failpoint::Step::AuthorityProofMade);
             let body = ProveAuthority {
                 authority_id: authority.id,
                 node_id,
@@ -220,6 +222,7 @@ impl Job {
             };
             self.propose(command::Body::ProveAuthority(body), self.actor())
                 .await?;
+            failpoint::reach(failpoint::Step::AuthorityProven);
         }
         Ok(())
     }
@@ -244,25 +247,41 @@ impl Job {
     }
 
     async fn perform(&self, step: &Step) -> Result<(), RotationError> {
-        let body = match step {
+        use failpoint::Step as At;
+        let (before, body, after) = match step {
             Step::Prepare { kind, cold_start } => {
                 return self
                     .prepare(*kind, *cold_start, self.actor())
                     .await
                     .map(drop);
             }
-            Step::Publish { id } => command::Body::PublishAuthority(PublishAuthority {
-                authority_id: id.clone(),
-            }),
-            Step::Activate { id, ground } => command::Body::ActivateAuthority(ActivateAuthority {
-                authority_id: id.clone(),
-                ground: (*ground).into(),
-            }),
-            Step::Retire { id } => command::Body::RetireAuthority(RetireAuthority {
-                authority_id: id.clone(),
-            }),
+            Step::Publish { id } => (
+                At::AuthorityPublishing,
+                command::Body::PublishAuthority(PublishAuthority {
+                    authority_id: id.clone(),
+                }),
+                At::AuthorityPublished,
+            ),
+            Step::Activate { id, ground } => (
+                At::AuthorityActivating,
+                command::Body::ActivateAuthority(ActivateAuthority {
+                    authority_id: id.clone(),
+                    ground: (*ground).into(),
+                }),
+                At::AuthorityActivated,
+            ),
+            Step::Retire { id } => (
+                At::AuthorityRetiring,
+                command::Body::RetireAuthority(RetireAuthority {
+                    authority_id: id.clone(),
+                }),
+                At::AuthorityRetired,
+            ),
         };
-        self.propose(body, self.actor()).await
+        failpoint::reach(before);
+        self.propose(body, self.actor()).await?;
+        failpoint::reach(after);
+        Ok(())
     }
 
     async fn prepare(
@@ -296,6 +315,7 @@ impl Job {
             now: self.host.clock.now(),
         };
         let made = make(&plan, self.host.entropy.as_ref())?;
+        failpoint::reach(failpoint::Step::AuthorityKeyMade);
         let id = made.authority.id.clone();
         let key = self.keyring.seal(
             &cluster_id,
@@ -304,6 +324,7 @@ impl Job {
             &made.key,
             self.host.entropy.as_ref(),
         )?;
+        failpoint::reach(failpoint::Step::AuthorityKeySealed);
         let (authority, key) = (Some(made.authority), Some(key));
         let body = PrepareAuthority {
             authority,
@@ -312,6 +333,7 @@ impl Job {
         };
         self.propose(command::Body::PrepareAuthority(body), actor)
             .await?;
+        failpoint::reach(failpoint::Step::AuthorityPrepared);
         tracing::info!(authority_id = %id, kind = kind_name(kind), cold_start, "authority prepared");
         Ok(id)
     }

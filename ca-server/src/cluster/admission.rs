@@ -16,6 +16,7 @@ use mintmark_proto::mintmark::cluster::v1 as wire;
 use mintmark_proto::mintmark::raft::v1::actor::Kind as ActorKind;
 use mintmark_proto::mintmark::raft::v1::{Actor, AdmitServer, CreateJoinToken, command};
 use mintmark_proto::mintmark::state::v1::{JoinToken, Server, WrappedDataKey};
+use mintmark_runtime::failpoint::{Step, reach};
 use mintmark_runtime::network::Address;
 
 use crate::api::Shared;
@@ -179,12 +180,15 @@ pub async fn join(
         join_token_sha256: candidate.token_sha256.clone(),
         wrapped_data_key: Some(wrapped),
     };
+    reach(Step::AdmissionWrapped);
     let admitted = services
         .propose(nobody, command::Body::AdmitServer(admit), None)
         .await?;
     let node_id = admitted.result.node_id;
+    reach(Step::AdmissionCommitted);
     let certificate = certify(services, &cluster, &candidate, node_id)?;
     record_certificate(services, candidate, node_id, &certificate).await?;
+    reach(Step::AdmissionRecorded);
     let servers = services
         .consensus
         .read(|state| state.servers().cloned().collect());

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use mintmark_runtime::failpoint;
 use mintmark_runtime::task::periodic::{Periodic, Wake};
 use tokio_util::sync::CancellationToken;
 
@@ -101,7 +102,14 @@ pub async fn run(consensus: Consensus, wake: Wake, stop: CancellationToken) {
             Step::Remove(node) => consensus.remove(*node).await,
         };
         match outcome {
-            Ok(()) => tracing::info!(?step, "membership changed"),
+            Ok(()) => {
+                match step {
+                    Step::Add(..) => failpoint::reach(failpoint::Step::LearnerAdded),
+                    Step::Promote(_) => failpoint::reach(failpoint::Step::LearnerPromoted),
+                    Step::Remove(_) | Step::Readdress(..) => {}
+                }
+                tracing::info!(?step, "membership changed");
+            }
             Err(error) => tracing::debug!(?step, %error, "membership not changed yet"),
         }
     }

@@ -15,6 +15,7 @@ use futures_util::stream::FuturesUnordered;
 use mintmark_proto::mintmark::raft::v1::{
     Actor, CommandResult, Intent, IssueBatch, ItemResult, Refusal, actor, command,
 };
+use mintmark_runtime::failpoint::{Step, reach};
 use mintmark_runtime::task::Tasks;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
@@ -278,6 +279,7 @@ impl Worker {
                 .collect();
             let sent = intents.len();
             let body = command::Body::IssueBatch(IssueBatch { intents });
+            reach(Step::IssuanceBatched);
             let result = consensus.propose(body, actor, None).await;
             distribute(batch, sent, result);
         })

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mintmark_proto::mintmark::raft::v1 as pb;
+use mintmark_runtime::failpoint::{Step, reach};
 use mintmark_tlog::{Frontier, leaf_hash};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -139,6 +140,7 @@ impl<S: ReplicatedState> Backfill<S> {
                 return Err(BackfillError::OtherLeaves);
             }
             self.leaves().fill(next, leaves).await?;
+            reach(Step::LeavesFetched);
             next = after;
         }
         if next == start {
@@ -167,6 +169,7 @@ impl<S: ReplicatedState> Backfill<S> {
             return Err(BackfillError::Root);
         }
         self.leaves().accept_fetched(size).await?;
+        reach(Step::LeavesVerified);
         tracing::info!(size, "all audit leaves are here");
         Ok(())
     }

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mintmark_proto::mintmark::raft::v1 as pb;
 use mintmark_runtime::disk::Disk;
+use mintmark_runtime::failpoint::{Step, reach};
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{AnyError, OptionalSend, RaftLogReader};
 use tokio::sync::{mpsc, oneshot};
@@ -302,6 +303,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        reach(Step::PurgeRequested);
         self.shared.view().purge(log_id);
         let job = Job::lazy(Mutation::Purge { through: log_id });
         self.shared.submit(job).await.map_err(writing)

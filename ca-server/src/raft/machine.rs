@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use bytes::Bytes;
 use mintmark_proto::mintmark::raft::v1 as pb;
+use mintmark_runtime::failpoint::{Step, reach};
 use mintmark_runtime::task::panic_message;
 use openraft::storage::RaftStateMachine;
 use openraft::{AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder};
@@ -206,12 +207,18 @@ impl<S: ReplicatedState> Machine<S> {
             let mut core = self.0.core.write().unwrap_or_else(PoisonError::into_inner);
             core.apply(entry)?
         };
+        if !done.leaves.is_empty() {
+            reach(Step::EntryApplied);
+        }
         for (first, leaves) in done.leaves {
             if let Err(error) = self.0.leaves.append(first, leaves).await {
                 let mut core = self.0.core.write().unwrap_or_else(PoisonError::into_inner);
                 core.whole = false;
                 return Err(error.into());
             }
+        }
+        if !done.answers.is_empty() {
+            reach(Step::EntryUnanswered);
         }
         for (ticket, applied) in done.answers {
             self.0.waiters.applied(&ticket, || applied);
@@ -233,8 +240,11 @@ impl<S: ReplicatedState> Machine<S> {
 
     async fn checkpoint(&self) -> Result<Snapshot, MachineError> {
         let (meta, content) = self.with_core(Core::snapshot)?;
+        reach(Step::SnapshotEncoded);
         self.0.leaves.flush().await?;
+        reach(Step::SnapshotLeavesFlushed);
         self.save(&meta, content.clone()).await?;
+        reach(Step::SnapshotSaved);
         Ok(Snapshot {
             meta,
             snapshot: Box::new(SnapshotBytes(content)),
@@ -261,8 +271,11 @@ impl<S: ReplicatedState> Machine<S> {
             content.clone(),
         )?;
         let size = core.state.audit_size();
+        reach(Step::InstallDecoded);
         self.save(meta, content).await?;
+        reach(Step::InstallSaved);
         *self.0.core.write().unwrap_or_else(PoisonError::into_inner) = core;
+        reach(Step::InstallSwitched);
         self.0.leaves.declare(size);
         self.publish(1);
         Ok(())

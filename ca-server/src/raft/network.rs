@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream;
 use mintmark_proto::mintmark::raft::v1 as pb;
+use mintmark_runtime::failpoint::{Step, reach};
 use openraft::error::{Fatal, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
@@ -172,6 +173,7 @@ fn chunks(
     let pieces = (0..count).map(move |number| {
         let start = number.saturating_mul(SNAPSHOT_CHUNK_LEN);
         let end = start.saturating_add(SNAPSHOT_CHUNK_LEN).min(content.len());
+        reach(Step::SnapshotSending);
         Part::Data(content.slice(start..end).to_vec())
     });
     std::iter::once(Part::Begin(begin))

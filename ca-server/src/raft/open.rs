@@ -12,6 +12,7 @@ use std::sync::Arc;
 use mintmark_identity::entropy::draw_bytes;
 use mintmark_runtime::Host;
 use mintmark_runtime::disk::{Disk, DiskLock, MODE_DIRECTORY, MODE_SECRET};
+use mintmark_runtime::failpoint::{Step, reach};
 use thiserror::Error;
 
 use super::config::{ClusterId, RaftConfig};
@@ -139,9 +140,11 @@ pub fn open_stores(host: &Host, config: &RaftConfig) -> Result<Stores, OpenError
     let (log, writer) = LogStore::open(Arc::clone(&host.disk), &paths.log(), &owner)?;
     check_owner(log.owner(), config)?;
     if noted.is_none() {
+        reach(Step::LogMade);
         let sealed = record::seal(OWNER, &[], &log.owner().encode());
         let written = host.disk.write_atomic(&paths.owner(), &sealed, MODE_SECRET);
         written.map_err(|source| folder_error(&paths, source))?;
+        reach(Step::OwnerNoted);
     }
     Ok(Stores {
         lock,

@@ -12,6 +12,7 @@ use bytes::BytesMut;
 use mintmark_identity::clock::Clock;
 use mintmark_proto::mintmark::raft::v1 as pb;
 use mintmark_proto::mintmark::raft::v1::peer_server::Peer;
+use mintmark_runtime::failpoint::{Step, reach};
 use mintmark_runtime::grpc::ConnectInfo;
 use openraft::error::{CheckIsLeaderError, RaftError};
 use openraft::raft::AppendEntriesResponse;
@@ -111,6 +112,7 @@ impl PeerService {
                 ));
             }
             content.extend_from_slice(&data);
+            reach(Step::SnapshotReceiving);
         }
         if content.len() != expected {
             return Err(Status::data_loss("the snapshot is cut short"));
@@ -173,7 +175,11 @@ impl Peer for PeerService {
         let message = request.into_inner();
         let (age_ms, echo_ms) = (message.quorum_age_ms, message.echo_ms);
         let message = convert::append_request_from_pb(message).map_err(malformed)?;
+        let brings_entries = !message.entries.is_empty();
         let answer = self.raft.append_entries(message).await.map_err(stopped)?;
+        if brings_entries {
+            reach(Step::FollowerUnanswered);
+        }
         if !matches!(answer, AppendEntriesResponse::HigherVote(_)) && age_ms != u64::MAX {
             self.quorum.told(Duration::from_millis(age_ms), echo_ms);
         }
@@ -203,6 +209,7 @@ impl Peer for PeerService {
             ));
         };
         let (vote, snapshot) = self.receive_snapshot(request.into_inner()).await?;
+        reach(Step::SnapshotReceived);
         let installed = self.raft.install_full_snapshot(vote, snapshot).await;
         let answer = installed.map_err(stopped)?;
         Ok(self.answer(pb::SnapshotResponse {
@@ -226,6 +233,9 @@ impl Peer for PeerService {
         let time = Duration::from_millis(message.deadline_ms).min(PROPOSE_TIMEOUT_MAX);
         let verdict = tokio::time::timeout(time, self.proposer.take_forwarded(command)).await;
         let verdict = verdict.unwrap_or(super::propose::Verdict::Unknown);
+        if matches!(verdict, super::propose::Verdict::Committed { .. }) {
+            reach(Step::ForwardUnanswered);
+        }
         Ok(self.answer(verdict.into_pb()))
     }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use mintmark_proto::mintmark::raft::v1 as pb;
 use mintmark_runtime::disk::Disk;
+use mintmark_runtime::failpoint::{Step, reach};
 use prost::Message;
 use sha2::{Digest, Sha256};
 
@@ -71,7 +72,9 @@ impl CheckpointStore {
                 writing.remove_range(PIECES, 0, u64::MAX)?;
                 let pieces = content.chunks(PIECE_LEN);
                 writing.put_all(PIECES, (0_u64..).zip(pieces))?;
-                writing.put_named(META, HEAD, &head.encode_to_vec())
+                writing.put_named(META, HEAD, &head.encode_to_vec())?;
+                reach(Step::StateCheckpointWriting);
+                Ok(())
             })
         };
         self.run(work).await

@@ -8,10 +8,31 @@ use std::sync::OnceLock;
 /// Path of a `mintmark` binary built from the present sources, in the profile of the test.
 pub fn mintmark() -> &'static PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(build)
+    BINARY.get_or_init(|| {
+        let mut cargo = cargo();
+        if !cfg!(debug_assertions) {
+            cargo.arg("--release");
+        }
+        build(&mut cargo)
+    })
 }
 
-fn build() -> PathBuf {
+/// Path of a `mintmark` binary with failpoints, always in the debug profile. It lies in a folder of its
+/// own, so that nobody else meets it; what it is built from is shared.
+pub fn mintmark_with_failpoints() -> &'static PathBuf {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let shared = build_directory();
+        let mut cargo = cargo();
+        cargo
+            .args(["--features", "failpoints", "--target-dir"])
+            .arg(shared.join("failpoints"))
+            .env("CARGO_BUILD_BUILD_DIR", &shared);
+        build(&mut cargo)
+    })
+}
+
+fn cargo() -> Command {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args([
@@ -23,9 +44,10 @@ fn build() -> PathBuf {
         manifest,
     ]);
     cargo.arg("--message-format=json-render-diagnostics");
-    if !cfg!(debug_assertions) {
-        cargo.arg("--release");
-    }
+    cargo
+}
+
+fn build(cargo: &mut Command) -> PathBuf {
     let output = cargo.output().expect("cargo starts");
     assert!(
         output.status.success(),
@@ -44,9 +66,13 @@ fn build() -> PathBuf {
 
 /// The directory of build output, where test environments are kept.
 pub fn target_directory() -> PathBuf {
+    build_directory().join("tmp")
+}
+
+fn build_directory() -> PathBuf {
     let executable = std::env::current_exe().expect("a test knows its own path");
     executable
         .ancestors()
         .find(|directory| directory.join("CACHEDIR.TAG").exists())
-        .map_or_else(std::env::temp_dir, |directory| directory.join("tmp"))
+        .map_or_else(std::env::temp_dir, PathBuf::from)
 }

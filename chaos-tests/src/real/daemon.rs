@@ -1,7 +1,7 @@
 //! One daemon of a development cluster's directory, started by itself, to stop and start in any order.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use super::dev::signal;
@@ -18,13 +18,22 @@ pub struct Daemon {
 impl Daemon {
     /// Starts the daemon `name` (`server-N` or `agent`) of a directory that `mintmark dev` made.
     pub fn start(directory: &Path, name: &str) -> Self {
-        let role = if name == "agent" { "agent" } else { "server" };
+        Self::start_with(Command::new(binary::mintmark()), directory, name)
+    }
+
+    /// The same with another binary or environment; a name that begins with `agent` is an agent's.
+    pub fn start_with(mut program: Command, directory: &Path, name: &str) -> Self {
+        let role = if name.starts_with("agent") {
+            "agent"
+        } else {
+            "server"
+        };
         let log = std::fs::OpenOptions::new()
             .append(true)
             .create(true)
             .open(directory.join("log").join(format!("{name}.log")))
             .unwrap();
-        let child = Command::new(binary::mintmark())
+        let child = program
             .args([role, "run", "--config"])
             .arg(directory.join("config").join(format!("{name}.toml")))
             .stdin(Stdio::null())
@@ -46,6 +55,11 @@ impl Daemon {
     /// Whether it still runs.
     pub fn runs(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// Asks it to drain and waits.

@@ -12,6 +12,7 @@ use ca_server::StartError;
 use ca_server::config::LoadError;
 use clap::{Args, Subcommand};
 use mintmark_runtime::drain::{DrainTrigger, drain};
+use mintmark_runtime::failpoint;
 use mintmark_runtime::hardening::keep_memory_private;
 use mintmark_runtime::signals;
 use mintmark_runtime::task::Tasks;
@@ -71,6 +72,9 @@ pub async fn run(command: ServerCommand, context: &Context) -> Result<u8, Failur
     };
     telemetry::log_panics();
     keep_memory_private();
+    if let Err(error) = failpoint::arm(environment) {
+        return Ok(complain(SERVER_CONFIG, &error, EXIT_CONFIG));
+    }
     let (trigger, watch) = drain();
     let tasks = Tasks::new();
     let reload = listen(&tasks, &trigger, SERVER_GRACE)?;
@@ -123,6 +127,9 @@ pub async fn run_agent(args: RunArgs, context: &Context) -> Result<u8, Failure> 
     }
     telemetry::log_panics();
     keep_memory_private();
+    if let Err(error) = failpoint::arm(environment) {
+        return Ok(complain(AGENT_CONFIG, &error, EXIT_CONFIG));
+    }
     let (trigger, watch) = drain();
     let tasks = Tasks::new();
     let reload = listen(&tasks, &trigger, config.drain_grace)?;

@@ -1,5 +1,6 @@
 //! `mintmark version`: what this binary is.
 
+use mintmark_runtime::failpoint;
 use serde::Serialize;
 
 use crate::context::Context;
@@ -10,6 +11,7 @@ struct Version {
     version: &'static str,
     profile: &'static str,
     target: String,
+    failpoints: bool,
     agent_protocol: &'static str,
     peer_protocol: &'static str,
 }
@@ -24,15 +26,19 @@ pub fn run(context: &Context) -> Result<(), Failure> {
             "release"
         },
         target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
+        failpoints: failpoint::COMPILED_IN,
         agent_protocol: "mintmark.agent.v1",
         peer_protocol: "mintmark.raft.v1",
     };
-    let fields = [
+    let mut fields = vec![
         ("version", version.version.to_owned()),
         ("profile", version.profile.to_owned()),
         ("target", version.target.clone()),
         ("agent protocol", version.agent_protocol.to_owned()),
         ("peer protocol", version.peer_protocol.to_owned()),
     ];
+    if version.failpoints {
+        fields.push(("failpoints", "compiled in: for tests only".to_owned()));
+    }
     context.output.one(&version, &fields)
 }

@@ -17,6 +17,7 @@ use mintmark_identity::{
     trust_domain::TrustDomain,
 };
 use mintmark_runtime::disk::{Disk, MODE_DIRECTORY, MODE_PUBLIC, MODE_SECRET};
+use mintmark_runtime::failpoint::{Step, reach};
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
@@ -257,6 +258,7 @@ impl Store {
         };
         let fresh = fresh.map_err(|error| damaged(error.to_string()))?;
         self.write(&self.next_key, &fresh.pkcs8, MODE_SECRET)?;
+        reach(Step::AgentKeyMade);
         Ok(fresh)
     }
 
@@ -292,8 +294,11 @@ impl Store {
             reason: error.to_string(),
         })?;
         self.write(&self.record, &bytes, MODE_PUBLIC)?;
+        reach(Step::AgentRecordWritten);
         self.promote()?;
-        self.remove(&self.denied)
+        self.remove(&self.denied)?;
+        reach(Step::AgentSvidKept);
+        Ok(())
     }
 
     /// A crash in the middle of [`Self::promote`] leaves the present key as the next one too, which
@@ -312,6 +317,7 @@ impl Store {
     fn promote(&self) -> Result<(), StoreError> {
         if let Some(key) = self.read(&self.next_key)?.map(SecretBytes::new) {
             self.write(&self.key, key.expose(), MODE_SECRET)?;
+            reach(Step::AgentKeyPromoted);
             self.remove(&self.next_key)?;
         }
         Ok(())
@@ -329,9 +335,12 @@ impl Store {
             })?;
             self.write(&self.denied, &bytes, MODE_PUBLIC)?;
         }
+        reach(Step::DenialNoted);
         self.remove(&self.record)?;
         self.remove(&self.next_key)?;
-        self.remove(&self.key)
+        self.remove(&self.key)?;
+        reach(Step::DenialKept);
+        Ok(())
     }
 
     /// Whether, and how, the agent that was here before was denied.

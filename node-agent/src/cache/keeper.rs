@@ -18,7 +18,12 @@ use mintmark_identity::{
     entropy::{draw_bytes, draw_u64},
     tls::SvidSource,
 };
-use mintmark_runtime::{Host, backoff::Backoff, disk};
+use mintmark_runtime::{
+    Host,
+    backoff::Backoff,
+    disk,
+    failpoint::{Step, reach},
+};
 use prost::Message;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -249,6 +254,7 @@ impl Keeper {
         if state.denied.is_some() {
             self.written = None;
             remove_checked(&self.host, &place.file)?;
+            reach(Step::DenialUncached);
             self.kept.send_replace(Kept::of(state));
             return Ok(());
         }
@@ -271,6 +277,7 @@ impl Keeper {
             }
             tracing::warn!(code = %code::DISK, %error, "the cache is in memory only for now");
         }
+        reach(Step::CacheKept);
         self.kept.send_replace(Kept::of(state));
         Ok(())
     }
@@ -291,7 +298,9 @@ impl Keeper {
         let (disk, path) = (Arc::clone(&self.host.disk), place.file.clone());
         let write = move || disk.write_atomic(&path, &file, disk::MODE_SECRET);
         self.written = None;
+        reach(Step::CacheRewriting);
         self.host.disk.run(write).await??;
+        reach(Step::CacheRewritten);
         self.written = Some(Written {
             sealer: Some(sealer),
             length,
@@ -325,7 +334,9 @@ async fn append(
     let sealed = sealer.seal(&plain).map_err(io::Error::other)?;
     let length = written.length.saturating_add(sealed.len());
     let (disk, path) = (Arc::clone(&host.disk), place.file.clone());
+    reach(Step::CacheSealed);
     host.disk.run(move || disk.append(&path, &sealed)).await??;
+    reach(Step::CacheAppended);
     written.length = length;
     written.state = state.clone();
     Ok(true)

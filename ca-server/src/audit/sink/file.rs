@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use mintmark_runtime::disk::{Disk, DiskLock, MODE_SECRET};
+use mintmark_runtime::failpoint::{Step, reach};
 use serde::{Deserialize, Serialize};
 
 use super::{AuditSink, LastLeaf, Resumption, SinkError, SinkLeaf};
@@ -228,7 +229,10 @@ impl Files {
         self.disk
             .append(&self.path, &lines)
             .map_err(|error| failed(&self.path, error))?;
-        self.write_cursor(cursor)
+        reach(Step::SinkAppended);
+        self.write_cursor(cursor)?;
+        reach(Step::SinkMoved);
+        Ok(())
     }
 
     fn write_cursor(&self, cursor: &Cursor) -> Result<(), SinkError> {

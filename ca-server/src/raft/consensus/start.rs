@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use mintmark_identity::entropy::{draw_bytes, draw_u64};
 use mintmark_runtime::Host;
+use mintmark_runtime::failpoint::{Step, reach};
 use mintmark_runtime::task::Tasks;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -50,9 +51,11 @@ impl<S: ReplicatedState> Consensus<S> {
     ) -> Result<Self, OpenError> {
         let timing = config.openraft()?;
         let stores = stores(host, config).await?;
+        reach(Step::StoresOpened);
         let (checkpoints, leaves) = (stores.checkpoints, stores.leaves);
         let waiters = Waiters::new(&*host.entropy);
         let machine = Machine::open(checkpoints, leaves, waiters.clone()).await?;
+        reach(Step::StateRestored);
         let (log, writer) = (stores.log, stores.writer);
         // The failure is noted in the log's view and in every answer.
         tasks.spawn("raft log writer", async move { drop(writer.run().await) });
@@ -69,6 +72,7 @@ impl<S: ReplicatedState> Consensus<S> {
             (None, Some(fault)) => OpenError::Replay(fault),
             (None, None) => OpenError::Consensus(error.to_string()),
         })?;
+        reach(Step::LogReplayed);
         let (status, keep) =
             StatusWatch::follow(raft.metrics(), machine.position(), quorum.clone());
         tasks.spawn("raft status", keep);

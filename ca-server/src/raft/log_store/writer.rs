@@ -11,6 +11,7 @@ use std::sync::{Arc, Weak};
 
 use mintmark_proto::mintmark::raft::v1 as pb;
 use mintmark_runtime::disk::Disk;
+use mintmark_runtime::failpoint::{Step, reach};
 use openraft::storage::LogFlushed;
 use prost::Message;
 use tokio::sync::{mpsc, oneshot};
@@ -249,8 +250,23 @@ fn write(
         if let Some(committed) = committed {
             writing.put_named(META, COMMITTED, &encode_mark(Some(committed)))?;
         }
+        for mutation in &mutations {
+            match mutation {
+                Mutation::Append { .. } => reach(Step::LogAppending),
+                Mutation::Purge { .. } => reach(Step::PurgeWriting),
+                _ => {}
+            }
+        }
         Ok(())
     })?;
+    for mutation in &mutations {
+        match mutation {
+            Mutation::Append { .. } => reach(Step::LogSynced),
+            Mutation::Purge { .. } => reach(Step::PurgeSynced),
+            Mutation::Vote(_) => reach(Step::VoteSynced),
+            _ => {}
+        }
+    }
     Ok(mutations)
 }
 

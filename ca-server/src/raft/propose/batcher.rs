@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use mintmark_identity::clock::Clock;
 use mintmark_proto::mintmark::raft::v1 as pb;
+use mintmark_runtime::failpoint::{Step, reach};
 use mintmark_runtime::task::Tasks;
 use openraft::error::{ClientWriteError, RaftError};
 use prost::Message;
@@ -62,6 +63,7 @@ impl Batcher {
             let gathered = gather(&mut self.pending, first, &mut next);
             last_time_ms = last_time_ms.max(self.clock.now().unix_millis());
             let (commands, verdicts) = stamp(gathered, last_time_ms);
+            reach(Step::ProposalGathered);
             let (batch, mut stage) = Batch::propose(&commands);
             let (done, mut finished) = oneshot::channel::<()>();
             let decided = decide(self.raft.clone(), batch, stage.clone(), verdicts);
