@@ -16,7 +16,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use chaos_tests::real::daemon::Daemon;
-use chaos_tests::real::dev::Dev;
+use chaos_tests::real::dev::{Dev, signal};
 use chaos_tests::real::{binary, wait};
 
 /// Far more than anything here takes, also on a busy machine.
@@ -87,6 +87,24 @@ fn exec_runs_a_command_with_an_identity_and_ends_with_its_code() {
         ])),
         2
     );
+}
+
+#[test]
+fn an_interrupted_exec_tells_its_command_and_does_not_look_like_a_success() {
+    for (name, expected) in [("INT", 130), ("TERM", 143)] {
+        let script = "trap 'echo told; exit 0' INT TERM; echo ready; while :; do sleep 0.1; done";
+        let mut dev = Command::new(binary::mintmark())
+            .args(["dev", "--exec", "--", "sh", "-c", script])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(dev.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "ready");
+        signal(dev.id(), name);
+        assert_eq!(lines.next().unwrap().unwrap(), "told", "{name}");
+        assert_eq!(dev.wait().unwrap().code(), Some(expected), "{name}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! need lies below one directory, which goes away with the cluster unless it was named.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -13,6 +14,7 @@ use mintmark_identity::trust_domain::TrustDomain;
 use mintmark_identity::validity::{TtlPolicy, TtlRequest};
 use mintmark_runtime::disk::Disk;
 use mintmark_runtime::host::Host;
+use nix::sys::signal::Signal;
 
 use crate::context::Context;
 use crate::duration::Seconds;
@@ -145,12 +147,14 @@ async fn cluster(
             _ => unusable(layout.root(), &e),
         })?;
     let mut running = Running::default();
+    let commanded = AtomicBool::new(false);
     let outcome = tokio::select! {
         biased;
-        outcome = start_and_stay(args, layout, temporary, started, &mut running, context) => outcome,
-        () = interrupted() => {
+        outcome = start_and_stay(args, layout, temporary, (started, &commanded), &mut running, context) => outcome,
+        signal = ended_before_the_command(&commanded) => {
             note("ending");
-            Ok(0)
+            // Ctrl-C is how one ends a cluster; a job that was cancelled did not succeed.
+            Ok(if args.exec { exec::code_of_signal(signal) } else { 0 })
         }
     };
     if outcome.as_ref().is_err_and(Failure::is_about_daemons) {
@@ -165,7 +169,7 @@ async fn start_and_stay(
     args: &DevArgs,
     layout: &Layout,
     temporary: bool,
-    started: tokio::time::Instant,
+    (started, commanded): (tokio::time::Instant, &AtomicBool),
     running: &mut Running,
     context: &Context,
 ) -> Result<u8, Failure> {
@@ -189,6 +193,7 @@ async fn start_and_stay(
     layout::write_json(&*context.host.disk, &layout.endpoints(), &endpoints)?;
     let elapsed = started.elapsed().as_millis();
     if args.exec {
+        commanded.store(true, Ordering::SeqCst);
         return exec::run(&args.command, layout, &endpoints).await;
     }
     let text = Banner {
@@ -310,7 +315,18 @@ async fn plan(args: &DevArgs, layout: &Layout, host: &Host) -> Result<Plan, Fail
     Ok(plan)
 }
 
-async fn interrupted() {
+/// Waits for SIGINT or SIGTERM, and says which; once the command of `--exec` runs, it is the one who is
+/// told (`exec`).
+async fn ended_before_the_command(commanded: &AtomicBool) -> Signal {
+    let signal = interrupted().await;
+    if commanded.load(Ordering::SeqCst) {
+        return std::future::pending().await;
+    }
+    signal
+}
+
+/// Waits for SIGINT or SIGTERM, and says which.
+pub(super) async fn interrupted() -> Signal {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut int), Ok(mut term)) = (
         signal(SignalKind::interrupt()),
@@ -319,8 +335,8 @@ async fn interrupted() {
         return std::future::pending().await;
     };
     tokio::select! {
-        _ = int.recv() => {}
-        _ = term.recv() => {}
+        _ = int.recv() => Signal::SIGINT,
+        _ = term.recv() => Signal::SIGTERM,
     }
 }
 
