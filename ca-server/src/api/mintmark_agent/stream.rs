@@ -81,8 +81,13 @@ pub fn respond(
             .consensus
             .read(|state| Told::begin(state, &agent.id, resume_from))
             .map_err(|_| ApiError::Behind)?;
+        // Before the first update, so that an agent that seeks a better server knows this one at once.
+        let age = services.consensus.quorum_age();
+        let mut stale = is_stale(age);
+        if stale {
+            yield message(staleness(age, stale));
+        }
         yield message(Body::Update(update));
-        let mut stale = false;
         let mut schedule = tokio::time::interval(STALE_PERIOD);
         schedule.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let token = services.tasks.token();
@@ -108,7 +113,7 @@ pub fn respond(
                 },
                 Next::Tick => {
                     let age = services.consensus.quorum_age();
-                    let now_stale = age.is_none_or(|age| age > STALE_AFTER);
+                    let now_stale = is_stale(age);
                     if now_stale != stale {
                         stale = now_stale;
                         yield message(staleness(age, stale));
@@ -157,6 +162,10 @@ fn message(body: Body) -> wire::ServerMessage {
     wire::ServerMessage { body: Some(body) }
 }
 
+fn is_stale(quorum_age: Option<Duration>) -> bool {
+    quorum_age.is_none_or(|age| age > STALE_AFTER)
+}
+
 fn staleness(age: Option<Duration>, stale: bool) -> Body {
     if stale {
         Body::Stale(wire::Stale {
@@ -196,5 +205,17 @@ fn note(
             "body",
             "is neither expected nor known here",
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_stale_after_two_seconds_without_its_leader() {
+        assert!(!is_stale(Some(Duration::from_secs(2))));
+        assert!(is_stale(Some(Duration::from_millis(2_001))));
+        assert!(is_stale(None), "it has not heard of one yet");
     }
 }
