@@ -71,9 +71,9 @@ impl<S: ReplicatedState> Backfill<S> {
                     filled = self.fill(turn) => filled,
                     () = self.stop.cancelled() => return,
                 };
-                match filled {
-                    Ok(()) => continue,
-                    Err(error) => tracing::info!(%error, "audit leaves are still missing"),
+                // What was filled may not be all; it is looked at again after the pause.
+                if let Err(error) = filled {
+                    tracing::info!(%error, "audit leaves are still missing");
                 }
             }
             tokio::select! {
