@@ -47,6 +47,8 @@ codes! {
     JOIN_FAILED = 1010;
     /// A part of the server ended that must not.
     TASK_FAILED = 1011;
+    /// The replicated state differs from another member's.
+    DIVERGED = 1012;
     /// The caller has no identity, and the method needs one.
     UNAUTHENTICATED = 1101;
     /// The caller may not do this.
@@ -115,6 +117,10 @@ codes! {
     NOT_READY = 1312;
     /// The request breaks a rule of the replicated state.
     REFUSED = 1313;
+    /// This server's clock is too far from the voters'.
+    CLOCK_SKEW = 1314;
+    /// The cluster's time is ahead of the clocks.
+    CLUSTER_TIME_AHEAD = 1315;
     /// A defect of the server.
     INTERNAL = 1399;
     /// The position is outside the audit log.

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mintmark_identity::bundle::BundleSet;
+use mintmark_identity::clock::Timestamp;
 use mintmark_identity::entropy::draw_uuid;
 use mintmark_identity::entry::EntryId;
 use mintmark_identity::svid::jwt::{Audience, JwtClaims, JwtIssueError};
@@ -37,7 +38,7 @@ use self::subject::{Form, Resolved, Subject};
 use crate::Consensus;
 use crate::authority::keyring::{Keyring, KeyringError, SealedRecord, record_name};
 use crate::policy::Permit;
-use crate::state::State;
+use crate::state::{ISSUE_SKEW_MAX, State};
 
 /// Why an SVID was not issued.
 #[derive(Debug, Error)]
@@ -51,6 +52,12 @@ pub enum IssueError {
     /// The cluster does not exist yet.
     #[error("the cluster is not initialised")]
     NotReady,
+    /// The last command's time is ahead of this server's clock, so `apply()` would deny what begins now.
+    #[error(
+        "the cluster's time is {:.3} s ahead of this server's clock; nothing is issued until the clock \
+         has caught up", .0.as_secs_f64()
+    )]
+    ClusterTimeAhead(Duration),
     /// No authority of this kind is active.
     #[error("no authority of kind {0} is active")]
     NoAuthority(&'static str),
@@ -173,11 +180,7 @@ impl Issuer {
         count: usize,
         actor: Option<Actor>,
         prepare: impl Fn(usize) -> Result<P, IssueError>,
-        sign: impl Fn(
-            Committed<P>,
-            &BundleSet,
-            mintmark_identity::clock::Timestamp,
-        ) -> Result<S, ReleaseError>,
+        sign: impl Fn(Committed<P>, &BundleSet, Timestamp) -> Result<S, ReleaseError>,
     ) -> Vec<Result<S, IssueError>> {
         let mut outcomes: BTreeMap<usize, Result<Committed<P>, IssueError>> = BTreeMap::new();
         let mut open: Vec<usize> = (0..count).collect();
@@ -213,17 +216,14 @@ impl Issuer {
     async fn release<P: Prepared, S>(
         &self,
         outcomes: BTreeMap<usize, Result<Committed<P>, IssueError>>,
-        sign: impl Fn(
-            Committed<P>,
-            &BundleSet,
-            mintmark_identity::clock::Timestamp,
-        ) -> Result<S, ReleaseError>,
+        sign: impl Fn(Committed<P>, &BundleSet, Timestamp) -> Result<S, ReleaseError>,
     ) -> Vec<Result<S, IssueError>> {
         if outcomes.values().any(Result::is_ok) {
             reach(Step::IssuanceCommitted);
         }
         let contact = Contact {
             quorum_age: self.consensus.quorum_age(),
+            clock: self.consensus.clock(),
             now: Instant::now(),
         };
         let (bundles, checked) = self.consensus.read(|state| {
@@ -288,6 +288,7 @@ impl Issuer {
         let now = self.host.clock.now();
         let node_id = self.keyring.node_id();
         let (resolved, found) = self.consensus.read(|state| {
+            check_cluster_time(state.time(), now)?;
             let resolved = subject.resolve(state, form, now)?;
             Ok::<_, IssueError>((resolved, Found::in_state(state, kind, node_id)?))
         })?;
@@ -317,7 +318,7 @@ impl Issuer {
 struct Found {
     id: String,
     certificate: Vec<u8>,
-    not_after: mintmark_identity::clock::Timestamp,
+    not_after: Timestamp,
     jwt_issuer: Option<String>,
     record: SealedRecord,
 }
@@ -326,7 +327,7 @@ struct Found {
 struct Active {
     issuing: Issuing,
     certificate: Vec<u8>,
-    not_after: mintmark_identity::clock::Timestamp,
+    not_after: Timestamp,
     jwt_issuer: Option<String>,
 }
 
@@ -339,9 +340,7 @@ impl Found {
         Ok(Self {
             id: authority.id.clone(),
             certificate: authority.certificate.clone(),
-            not_after: mintmark_identity::clock::Timestamp::from_unix_millis(
-                authority.not_after_ms,
-            ),
+            not_after: Timestamp::from_unix_millis(authority.not_after_ms),
             jwt_issuer: (!issuer.is_empty()).then(|| issuer.clone()),
             record: SealedRecord::find(state, node_id, &record_name(authority))?,
         })
@@ -359,6 +358,16 @@ impl Found {
             jwt_issuer: self.jwt_issuer,
         })
     }
+}
+
+/// Command time never falls. If a clock was wrong once, it is ahead of the right ones, and what they issue
+/// would be denied, with a leaf for each; so it is not proposed.
+fn check_cluster_time(time: Timestamp, now: Timestamp) -> Result<(), IssueError> {
+    let ahead = time.since(now);
+    if ahead > ISSUE_SKEW_MAX {
+        return Err(IssueError::ClusterTimeAhead(ahead));
+    }
+    Ok(())
 }
 
 /// What authorities of a kind are called in messages.

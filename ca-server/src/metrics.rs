@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use mintmark_runtime::grpc::ListenerMetrics;
 use mintmark_runtime::metrics::Metrics as Registry;
@@ -18,6 +19,7 @@ use prometheus_client::metrics::info::Info;
 
 use crate::audit::sink::SinkMetrics;
 use crate::policy::Action;
+use crate::raft::ClockState;
 
 /// Prefix of every name.
 pub const PREFIX: &str = "mintmark";
@@ -68,6 +70,10 @@ pub struct Metrics {
     raft_applied_index: Gauge<u64, AtomicU64>,
     raft_last_log_index: Gauge<u64, AtomicU64>,
     raft_leader_changes: Counter,
+    clock_offset: Gauge<f64, AtomicU64>,
+    clock_good: Gauge,
+    cluster_time_ahead: Gauge<f64, AtomicU64>,
+    differing_members: Gauge,
     audit_leaves: Gauge<u64, AtomicU64>,
     audit_checkpoint: Gauge,
     sealed: Gauge,
@@ -109,6 +115,12 @@ pub struct Readings {
     pub checkpoint_at: i64,
     /// Whether the vault is sealed.
     pub sealed: bool,
+    /// This server's clock beside the voters'.
+    pub clock: ClockState,
+    /// How far the cluster's time is ahead of this server's clock.
+    pub cluster_time_ahead: Duration,
+    /// Members whose state differs from this one's.
+    pub differing_members: usize,
 }
 
 impl Default for Metrics {
@@ -138,6 +150,10 @@ impl Metrics {
             raft_applied_index: Gauge::default(),
             raft_last_log_index: Gauge::default(),
             raft_leader_changes: Counter::default(),
+            clock_offset: Gauge::default(),
+            clock_good: Gauge::default(),
+            cluster_time_ahead: Gauge::default(),
+            differing_members: Gauge::default(),
             audit_leaves: Gauge::default(),
             audit_checkpoint: Gauge::default(),
             audit_sinks: SinkMetrics::default(),
@@ -148,6 +164,7 @@ impl Metrics {
         };
         metrics.register_issuance();
         metrics.register_raft();
+        metrics.register_agreement();
         metrics
     }
 
@@ -217,6 +234,23 @@ impl Metrics {
         });
     }
 
+    fn register_agreement(&self) {
+        self.registry.register(|registry| {
+            let help = "How far this server's clock is ahead of the voters' median";
+            registry.register("clock_offset_seconds", help, self.clock_offset.clone());
+            let help = "1 while this server's clock is near enough to the voters' to be used";
+            registry.register("clock_good", help, self.clock_good.clone());
+            let help = "How far the time of the last command is ahead of this server's clock";
+            registry.register(
+                "cluster_time_ahead_seconds",
+                help,
+                self.cluster_time_ahead.clone(),
+            );
+            let help = "Members whose replicated state differs from this server's";
+            registry.register("differing_members", help, self.differing_members.clone());
+        });
+    }
+
     /// The registry, to be served.
     #[must_use]
     pub fn registry(&self) -> Registry {
@@ -275,6 +309,14 @@ impl Metrics {
         self.audit_leaves.set(readings.audit_leaves);
         self.audit_checkpoint.set(readings.checkpoint_at);
         self.sealed.set(i64::from(readings.sealed));
+        if let ClockState::Good(offset) | ClockState::Skewed(offset) = readings.clock {
+            self.clock_offset.set(offset.as_secs_f64());
+        }
+        self.clock_good.set(i64::from(readings.clock.is_good()));
+        let ahead = readings.cluster_time_ahead.as_secs_f64();
+        self.cluster_time_ahead.set(ahead);
+        self.differing_members
+            .set(number(readings.differing_members));
         let before = self.last_leader.swap(readings.leader, Ordering::Relaxed);
         if readings.leader != 0 && readings.leader != before {
             self.raft_leader_changes.inc();
@@ -287,6 +329,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
+    use crate::raft::ClockOffset;
 
     #[test]
     fn what_is_counted_is_shown() {
@@ -300,6 +343,8 @@ mod tests {
             entries: 7,
             leader: 1,
             authorities,
+            clock: ClockState::Skewed(ClockOffset(-7_250)),
+            differing_members: 1,
             ..Readings::default()
         };
         metrics.show(&readings);
@@ -313,6 +358,9 @@ mod tests {
             "mintmark_rejected_requests_total{action=\"agent.BanAgent\"} 1",
             "mintmark_ca_expiry_timestamp_seconds{authority=\"x509\",state=\"active\"} 1800000000",
             "mintmark_entries 7",
+            "mintmark_clock_offset_seconds -7.25",
+            "mintmark_clock_good 0",
+            "mintmark_differing_members 1",
             "mintmark_raft_leader_changes_total 1",
         ] {
             assert!(

@@ -7,11 +7,14 @@
 mod auth;
 mod backfill;
 mod batch;
+mod clocks;
+mod compare;
 mod config;
 mod consensus;
 mod convert;
 mod log_store;
 mod machine;
+mod marks;
 mod membership;
 mod network;
 mod open;
@@ -28,9 +31,11 @@ mod type_config;
 mod waiters;
 
 pub use self::auth::PeerAuth;
+pub use self::clocks::{ClockOffset, ClockState, SKEW_MAX};
 pub use self::config::{ClusterId, RaftConfig, RaftTiming};
 pub use self::consensus::{BootstrapError, Consensus, RaftFault, StaleError};
 pub use self::machine::MachineError;
+pub use self::marks::{Divergence, Mark};
 pub use self::membership::MembershipError;
 pub use self::open::{OpenError, folder_owner};
 pub use self::propose::{COMMAND_LEN_MAX, ProposeError, Proposed};

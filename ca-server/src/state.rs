@@ -268,6 +268,12 @@ impl State {
         }
     }
 
+    /// The time of the last command, or of an earlier one that was later: it never falls.
+    #[must_use]
+    pub fn time(&self) -> Timestamp {
+        self.now
+    }
+
     /// What changed after `after`, oldest first.
     ///
     /// # Errors

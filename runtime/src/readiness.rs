@@ -76,6 +76,21 @@ impl Readiness {
     }
 }
 
+impl Readiness {
+    /// Waits until it is not ready, or not any more. Cancel safe.
+    pub async fn not_ready(&self) {
+        let mut changes = self.0.changed.subscribe();
+        loop {
+            changes.mark_unchanged();
+            if !self.is_ready() {
+                return;
+            }
+            // The sender is `self`, so waiting for it cannot fail.
+            let _ = changes.changed().await;
+        }
+    }
+}
+
 impl Gate {
     /// The condition holds now.
     pub fn open(self) {}
@@ -139,5 +154,18 @@ mod tests {
         };
         tokio::join!(readiness.ready(), open);
         assert!(readiness.is_ready());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiters_see_a_gate_close_again() {
+        let readiness = Readiness::new();
+        let close = async {
+            tokio::task::yield_now().await;
+            readiness.gate("clock")
+        };
+        let ((), gate) = tokio::join!(readiness.not_ready(), close);
+        assert!(!readiness.is_ready());
+        gate.open();
+        readiness.ready().await;
     }
 }

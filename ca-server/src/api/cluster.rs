@@ -57,6 +57,9 @@ impl wire::cluster_server::Cluster for ClusterService {
         let own = Own {
             node_id: self.0.consensus.node_id(),
             sealed: self.0.keyring.vault().is_sealed(),
+            clock: self.0.consensus.clock(),
+            now: self.0.host.clock.now(),
+            differing_members: self.0.consensus.differing_members(),
             started_at: self.0.started_at,
         };
         let raft = self.0.consensus.status().borrow().clone();

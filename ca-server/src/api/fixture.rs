@@ -11,9 +11,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use mintmark_identity::clock::Timestamp;
+use mintmark_identity::clock::{Clock, Timestamp};
 use mintmark_identity::spiffe_id::SpiffeId;
 use mintmark_identity::trust_domain::TrustDomain;
 use mintmark_proto::mintmark::raft::v1::{
@@ -28,7 +29,7 @@ use mintmark_runtime::disk::MODE_DIRECTORY;
 use mintmark_runtime::grpc::ConnectInfo;
 use mintmark_runtime::network::Peer;
 use mintmark_runtime::task::Tasks;
-use mintmark_runtime::testing::{MemoryHost, MemoryProcess};
+use mintmark_runtime::testing::{ElapsedClock, MemoryHost, MemoryProcess};
 use mintmark_runtime::tls::ClientConfigSource;
 use mintmark_tlog::note::NoteSigner;
 use rustls_pki_types::CertificateDer;
@@ -78,6 +79,28 @@ impl PeerAuth for NoPeers {
 /// A server of the trust domain `example.org`.
 pub(crate) struct Fixture {
     pub(crate) services: Services,
+    pub(crate) clock: Arc<WrongClock>,
+}
+
+/// A clock that may be set wrong.
+#[derive(Debug)]
+pub(crate) struct WrongClock {
+    right: ElapsedClock,
+    seconds: AtomicI64,
+}
+
+impl WrongClock {
+    /// By how many seconds it is ahead from now on.
+    pub(crate) fn set(&self, seconds: i64) {
+        self.seconds.store(seconds, Ordering::SeqCst);
+    }
+}
+
+impl Clock for WrongClock {
+    fn now(&self) -> Timestamp {
+        let wrong = self.seconds.load(Ordering::SeqCst) * 1_000;
+        Timestamp::from_unix_millis(self.right.now().unix_millis() + wrong)
+    }
 }
 
 impl Fixture {
@@ -122,7 +145,15 @@ impl Fixture {
 
     async fn founded(make: impl FnOnce(&Host, &Vault) -> InitializeCluster) -> Self {
         let memory = MemoryHost::new(START, 7);
-        let (host, tasks) = (memory.host(), Tasks::new());
+        let clock = Arc::new(WrongClock {
+            right: memory.clock,
+            seconds: AtomicI64::new(0),
+        });
+        let host = Host {
+            clock: clock.clone(),
+            ..memory.host()
+        };
+        let tasks = Tasks::new();
         host.disk
             .create_dir_all(Path::new(FOLDER), MODE_DIRECTORY)
             .unwrap();
@@ -169,7 +200,7 @@ impl Fixture {
             rotation,
             tasks,
         });
-        let fixture = Self { services };
+        let fixture = Self { services, clock };
         fixture.apply(command::Body::InitializeCluster(body)).await;
         fixture
     }

@@ -312,6 +312,7 @@ fn issue_codes(error: &IssueError) -> (Code, Grpc) {
         IssueError::NoEntry(_) => (code::NOT_FOUND, Grpc::NotFound),
         IssueError::Behind => (code::BEHIND, Grpc::Unavailable),
         IssueError::NotReady => (code::NOT_READY, Grpc::Unavailable),
+        IssueError::ClusterTimeAhead(_) => (code::CLUSTER_TIME_AHEAD, Grpc::Unavailable),
         IssueError::NoAuthority(_) => (code::NO_AUTHORITY, Grpc::Unavailable),
         IssueError::Keyring(error) => keyring_codes(error),
         IssueError::Authority(_) => (code::INTERNAL, Grpc::Internal),
@@ -326,6 +327,9 @@ fn issue_codes(error: &IssueError) -> (Code, Grpc) {
             CommitError::Mismatch { .. } => (code::INTERNAL, Grpc::Internal),
         },
         IssueError::Release(error) => match error {
+            ReleaseError::ClockSkew(_) | ReleaseError::ClockUnknown => {
+                (code::CLOCK_SKEW, Grpc::Unavailable)
+            }
             ReleaseError::OutOfTouch(_) => (code::STALE, Grpc::Unavailable),
             ReleaseError::TooLate(_) => (code::TOO_LATE, Grpc::Unavailable),
             ReleaseError::DeniedMeanwhile(_) => (code::DENIED_MEANWHILE, Grpc::PermissionDenied),
@@ -361,6 +365,7 @@ fn propose_codes(error: &ProposeError) -> (Code, Grpc) {
         ProposeError::Unknown => (code::OUTCOME_UNKNOWN, Grpc::DeadlineExceeded),
         ProposeError::NoLeader => (code::NO_LEADER, Grpc::Unavailable),
         ProposeError::Overloaded => (code::OVERLOADED, Grpc::ResourceExhausted),
+        ProposeError::ClockSkew(_) => (code::CLOCK_SKEW, Grpc::Unavailable),
         ProposeError::TooLarge => (code::TOO_LARGE, Grpc::ResourceExhausted),
         ProposeError::Stopped => (code::SHUTTING_DOWN, Grpc::Unavailable),
     }
@@ -378,7 +383,7 @@ fn refusal_codes(refusal: Refusal) -> (Code, Grpc) {
         Refusal::NotAuthorized => (code::NOT_AUTHORIZED, Grpc::PermissionDenied),
         Refusal::Authority => (code::NO_AUTHORITY, Grpc::Unavailable),
         Refusal::SerialReused => (code::CONFLICT, Grpc::Aborted),
-        Refusal::Clock => (code::REFUSED, Grpc::Unavailable),
+        Refusal::Clock => (code::CLOCK_SKEW, Grpc::Unavailable),
         Refusal::Conflict => (code::CONFLICT, Grpc::FailedPrecondition),
         Refusal::Limit => (code::LIMIT, Grpc::ResourceExhausted),
         Refusal::NotInitialized => (code::NOT_READY, Grpc::Unavailable),

@@ -170,6 +170,9 @@ fn spawn_jobs(
     tasks.spawn("settings", settings);
     let ready = jobs::watch_readiness(Arc::clone(services), quorum, authority);
     tasks.spawn("readiness", ready);
+    let gate = readiness.gate("clock");
+    let clock = jobs::watch_clock(Arc::clone(services), readiness.clone(), gate);
+    tasks.spawn("clock readiness", clock);
     tasks.spawn("gauges", jobs::show_gauges(Arc::clone(services)));
     kek_fault
 }
@@ -190,14 +193,15 @@ fn serve_front(
     serving.spawn("health", async move {
         use tonic_health::ServingStatus::{NotServing, Serving};
         tell_health(&health, NotServing).await;
-        if token
-            .run_until_cancelled(becomes_ready.ready())
-            .await
-            .is_some()
-        {
-            tell_health(&health, Serving).await;
-            token.cancelled().await;
-        }
+        let follow = async {
+            loop {
+                becomes_ready.ready().await;
+                tell_health(&health, Serving).await;
+                becomes_ready.not_ready().await;
+                tell_health(&health, NotServing).await;
+            }
+        };
+        token.run_until_cancelled(follow).await;
         tell_health(&health, NotServing).await;
     });
     let serving_parts = Serving {

@@ -120,6 +120,13 @@ fn open_code(error: &OpenError) -> Code {
     }
 }
 
+fn fault_code(fault: &RaftFault) -> Code {
+    match fault {
+        RaftFault::Diverged(_) => code::DIVERGED,
+        _ => code::STORE,
+    }
+}
+
 impl StartError {
     /// The stable code.
     #[must_use]
@@ -152,6 +159,7 @@ fn exit_code(code: Code) -> u8 {
         code::CONFIG_INVALID => 64,
         code::CANNOT_LISTEN | code::JOIN_FAILED => 69,
         code::DIRECTORY => 73,
+        code::DIVERGED => 65,
         code::STORE => 74,
         code::DATA_DIR_LOCKED => 75,
         code::WRONG_KEK => 77,
@@ -167,7 +175,7 @@ pub enum RunError {
     #[error(transparent)]
     Start(#[from] StartError),
     /// Consensus ended.
-    #[error("{}: this server can no longer take part in the cluster", code::STORE)]
+    #[error("{}: this server can no longer take part in the cluster", fault_code(.0))]
     Consensus(#[source] RaftFault),
     /// The KEK that appeared is the wrong one.
     #[error("{}: the vault cannot be opened", code::WRONG_KEK)]
@@ -188,7 +196,7 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Start(error) => error.exit_code(),
-            Self::Consensus(_) => exit_code(code::STORE),
+            Self::Consensus(fault) => exit_code(fault_code(fault)),
             Self::Kek(_) => exit_code(code::WRONG_KEK),
             Self::Task { .. } => exit_code(code::TASK_FAILED),
         }
@@ -205,7 +213,7 @@ mod tests {
     fn exit_codes_are_the_documented_ones() {
         for code in code::ALL
             .iter()
-            .take_while(|code| **code <= code::TASK_FAILED)
+            .take_while(|code| **code < code::UNAUTHENTICATED)
         {
             let row = format!("| {code} |");
             let line = DOCUMENT

@@ -12,7 +12,7 @@ use mintmark_identity::validity::{TtlPolicy, TtlRequest};
 use mintmark_proto::mintmark::raft::v1::{Actor, AdmitServer, ChangeSettings, actor, command};
 use mintmark_proto::mintmark::state::v1::{Authority, AuthorityState, Server, Settings};
 use mintmark_runtime::cause::chain;
-use mintmark_runtime::readiness::Gate;
+use mintmark_runtime::readiness::{Gate, Readiness};
 use mintmark_runtime::task::periodic::{Periodic, Wake};
 use tokio::sync::mpsc;
 
@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::issuance::kind_name;
 use crate::metrics::Readings;
 use crate::raft::Role;
+use crate::state::ISSUE_SKEW_MAX;
 use crate::vault::kek::KekError;
 
 /// How often jobs look.
@@ -224,6 +225,38 @@ pub async fn watch_readiness(services: Services, quorum: Gate, authority: Gate) 
     }
 }
 
+/// Closes readiness while this server may not sign because of a clock: its own, or one that was ahead once
+/// and took the cluster's time along.
+pub async fn watch_clock(services: Services, readiness: Readiness, clock: Gate) {
+    let (mut clock, mut time) = (Some(clock), None);
+    let mut schedule = schedule(&services, Duration::from_millis(100));
+    while schedule.next().await {
+        let good = services.consensus.clock().is_good();
+        hold(&mut clock, !good, || readiness.gate("clock"));
+        let now = services.host.clock.now();
+        let ahead = services.consensus.read(|state| state.time().since(now));
+        let was_ahead = time.is_some();
+        hold(&mut time, good && ahead > ISSUE_SKEW_MAX, || {
+            readiness.gate("cluster time")
+        });
+        if time.is_some() && !was_ahead {
+            let seconds = ahead.as_secs();
+            tracing::error!(
+                seconds,
+                "the cluster's time is ahead of the clocks: nothing is issued until they have caught up"
+            );
+        }
+    }
+}
+
+fn hold(gate: &mut Option<Gate>, closed: bool, make: impl FnOnce() -> Gate) {
+    if !closed {
+        *gate = None;
+    } else if gate.is_none() {
+        *gate = Some(make());
+    }
+}
+
 /// Shows the gauges.
 pub async fn show_gauges(services: Services) {
     let mut schedule = schedule(&services, PERIOD);
@@ -242,9 +275,13 @@ fn readings(services: &Services) -> Readings {
         applied_index: raft.applied_log_index.unwrap_or_default(),
         last_log_index: raft.last_log_index.unwrap_or_default(),
         sealed: services.keyring.vault().is_sealed(),
+        clock: services.consensus.clock(),
+        differing_members: services.consensus.differing_members(),
         ..Readings::default()
     };
+    let now = services.host.clock.now();
     services.consensus.read(|state| {
+        readings.cluster_time_ahead = state.time().since(now);
         readings.entries = state.entry_count();
         readings.attested_agents = state.attested_node_count();
         readings.bundle_sequence = state.bundle_sequence();

@@ -71,6 +71,16 @@ impl<P: Prepared> Committed<P> {
         self.accepted_at
     }
 
+    /// As if `apply()` had accepted it.
+    #[cfg(test)]
+    pub(super) fn accepted(prepared: P, accepted_at: Instant) -> Self {
+        Self {
+            prepared,
+            leaf: LeafPosition { epoch: 1, index: 0 },
+            accepted_at,
+        }
+    }
+
     /// Uses it up.
     pub(super) fn into_prepared(self) -> P {
         self.prepared

@@ -1,8 +1,8 @@
 //! The signature, and everything that must still be true when it is made.
 //!
 //! Always: only a [`Committed`] is signed, once. Before that this server looks again: nobody denied the
-//! subject and nothing tainted the authority since, the quorum was in touch within [`CONTACT_MAX`], and
-//! the acceptance is younger than [`AGE_MAX`]. After that it reads the result as a relying party
+//! subject and nothing tainted the authority since, the quorum was in touch within [`CONTACT_MAX`], the
+//! acceptance is younger than [`AGE_MAX`], and its clock is near the voters'. After that it reads the result as a relying party
 //! would, and compares it with what was agreed; what fails is not released.
 //!
 //! Not here: agreement (`batch`).
@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use super::batch::{Committed, LeafPosition};
 use super::prepared::{Prepared, PreparedJwt, PreparedX509};
+use crate::raft::{ClockOffset, ClockState};
 use crate::state::State;
 
 /// How long ago the quorum may have answered.
@@ -40,6 +41,12 @@ pub enum ReleaseError {
     /// Too much time passed since the acceptance.
     #[error("{} ms passed since the intent was accepted", .0.as_millis())]
     TooLate(Duration),
+    /// This server's clock is wrong.
+    #[error("this server's clock is {0}, so it does not sign")]
+    ClockSkew(ClockOffset),
+    /// Nothing is known of this server's clock.
+    #[error("this server's clock is not compared with the voters' yet, so it does not sign")]
+    ClockUnknown,
     /// The subject or the authority is no longer good.
     #[error("{0}")]
     DeniedMeanwhile(&'static str),
@@ -101,6 +108,8 @@ impl std::fmt::Debug for SignedJwt {
 pub struct Contact {
     /// How long ago the quorum answered; `None`: it never did.
     pub quorum_age: Option<Duration>,
+    /// This server's clock beside the voters'.
+    pub clock: ClockState,
     /// The present.
     pub now: Instant,
 }
@@ -116,6 +125,11 @@ pub fn recheck<P: Prepared>(
 ) -> Result<(), ReleaseError> {
     if contact.quorum_age.is_none_or(|age| age > CONTACT_MAX) {
         return Err(ReleaseError::OutOfTouch(contact.quorum_age));
+    }
+    match contact.clock {
+        ClockState::Good(_) => {}
+        ClockState::Skewed(offset) => return Err(ReleaseError::ClockSkew(offset)),
+        ClockState::Unknown => return Err(ReleaseError::ClockUnknown),
     }
     let age = contact
         .now
@@ -253,71 +267,4 @@ pub fn sign_jwt(
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-
-    use mintmark_proto::mintmark::raft::v1::{
-        CreateEntries, UpdateEntries, command, update_entries::Update,
-    };
-    use mintmark_proto::mintmark::state::v1::{AuthorityKind, Entry, Selector};
-
-    use super::*;
-    use crate::api::fixture::Fixture;
-
-    fn entry(parent: &SpiffeId, spiffe_id: &str) -> Entry {
-        Entry {
-            id: "e".into(),
-            spiffe_id: spiffe_id.into(),
-            parent_id: parent.to_string(),
-            selectors: vec![Selector {
-                kind: "unix".into(),
-                value: "uid:1".into(),
-            }],
-            ..Entry::default()
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn nothing_is_signed_for_an_entry_that_moved_or_gives_another_identity_since() {
-        let fixture = Fixture::issuing(false).await;
-        let (agent, other) = (fixture.join("a", &[]).await, fixture.join("b", &[]).await);
-        let (db, web) = ("spiffe://example.org/db", "spiffe://example.org/web");
-        let create = CreateEntries {
-            entries: vec![entry(&agent, db)],
-        };
-        fixture.apply(command::Body::CreateEntries(create)).await;
-        let consensus = &fixture.services.consensus;
-        let active = consensus.read(|state| {
-            let active = state.active_authority(AuthorityKind::X509).unwrap();
-            active.id.clone()
-        });
-        let intent = Intent {
-            authority_id: active,
-            requesting_agent: agent.to_string(),
-            spiffe_id: db.into(),
-            subject: Some(intent::Subject::Entry(intent::EntrySubject {
-                id: "e".into(),
-                revision: 1,
-            })),
-            ..Intent::default()
-        };
-        let check = || consensus.read(|state| check_subject(&intent, state));
-        check().unwrap();
-        for (changed, holds) in [
-            (entry(&other, db), false),
-            (entry(&agent, db), true),
-            (entry(&agent, web), false),
-        ] {
-            let id = EntryId::parse("e").unwrap();
-            let revision = consensus.read(|state| state.entry(&id).unwrap().revision);
-            let update = UpdateEntries {
-                updates: vec![Update {
-                    expected_revision: revision,
-                    entry: Some(changed),
-                }],
-            };
-            fixture.apply(command::Body::UpdateEntries(update)).await;
-            assert_eq!(check().is_ok(), holds);
-        }
-    }
-}
+mod tests;

@@ -142,6 +142,9 @@ impl RaftConfig {
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_every),
             max_in_snapshot_log_to_keep: self.entries_kept,
             purge_batch_size: 1,
+            // Not before the clock was compared; see `super::compare`.
+            enable_elect: false,
+            enable_heartbeat: false,
             ..openraft::Config::default()
         };
         let valid = config.validate();

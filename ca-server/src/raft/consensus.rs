@@ -28,9 +28,11 @@ use tonic::service::Routes;
 
 pub use self::error::{BootstrapError, RaftFault, StaleError};
 use super::auth::PeerAuth;
+use super::clocks::{ClockState, Clocks};
 use super::config::RaftConfig;
 use super::log_store::LogStore;
 use super::machine::Machine;
+use super::marks::Marks;
 use super::membership::{Change, MembershipChanges, MembershipError};
 use super::peers::{MESSAGE_LEN_MAX, Peers};
 use super::propose::{ProposeError, Proposed, Proposer};
@@ -64,6 +66,8 @@ struct Inner<S> {
     log: LogStore,
     peers: Peers,
     quorum: QuorumClock,
+    clocks: Clocks,
+    marks: Marks,
     status: StatusWatch,
     proposer: Proposer,
     membership: MembershipChanges,
@@ -162,6 +166,10 @@ impl<S: ReplicatedState> Consensus<S> {
         let inner = &self.0;
         let (leader, _term) = inner.status.leader().await;
         if leader.node == inner.config.node_id {
+            // Asking the others would keep them from electing another leader.
+            if inner.clocks.judge().skew().is_some() {
+                return None;
+            }
             return match inner.raft.get_read_log_id().await {
                 Ok((read, _applied)) => Some(read.map_or(0, |id| id.index)),
                 Err(
@@ -189,10 +197,25 @@ impl<S: ReplicatedState> Consensus<S> {
     }
 
     /// An upper bound of the time since a quorum last stood behind the leader; `None`
-    /// if this member does not know that it ever did.
+    /// if this member does not know that it ever did, or if its state is wrong.
     #[must_use]
     pub fn quorum_age(&self) -> Option<Duration> {
+        if self.0.marks.fault().borrow().is_some() {
+            return None;
+        }
         self.0.quorum.age()
+    }
+
+    /// Looks at this server's clock: how far it is from the voters', and whether it may be used.
+    #[must_use]
+    pub fn clock(&self) -> ClockState {
+        self.0.clocks.judge()
+    }
+
+    /// Members whose state differs from this one's, though they applied the same log.
+    #[must_use]
+    pub fn differing_members(&self) -> usize {
+        self.0.marks.differing()
     }
 
     /// What this member is at the moment.
@@ -272,6 +295,12 @@ impl<S: ReplicatedState> Consensus<S> {
         let _ = self.0.raft.trigger().purge_log(through).await;
     }
 
+    /// Changes the state behind the log's back, as rotten memory would.
+    #[cfg(test)]
+    pub(super) fn disturb(&self, change: impl FnOnce(&mut S)) {
+        self.0.machine.disturb(change);
+    }
+
     /// The services of the peers' port.
     #[must_use]
     pub fn peer_routes(&self) -> Routes {
@@ -280,7 +309,8 @@ impl<S: ReplicatedState> Consensus<S> {
             raft: inner.raft.clone(),
             sessions: inner.peers.sessions().clone(),
             auth: Arc::clone(&inner.auth),
-            clock: Arc::clone(&inner.host.clock),
+            clocks: inner.clocks.clone(),
+            marks: inner.marks.clone(),
             quorum: inner.quorum.clone(),
             leaves: inner.machine.leaves().clone(),
             proposer: inner.proposer.clone(),
@@ -319,7 +349,12 @@ impl<S: ReplicatedState> Consensus<S> {
         let inner = &self.0;
         let mut expelled = inner.peers.sessions().expelled();
         let mut metrics = inner.raft.metrics();
+        let mut diverged = inner.marks.fault();
         tokio::select! {
+            biased;
+            Ok(Some(divergence)) = async {
+                diverged.wait_for(Option::is_some).await.map(|found| *found)
+            } => RaftFault::Diverged(divergence),
             why = expelled.wait_for(Option::is_some) => match why.map(|why| *why) {
                 Ok(Some(Expelled::RolledBack)) => RaftFault::RolledBack,
                 _ => RaftFault::Wiped,

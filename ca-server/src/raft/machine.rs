@@ -7,7 +7,7 @@
 //! the server with the entry's id. Not here: the commands (`crate::state`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use bytes::Bytes;
 use mintmark_proto::mintmark::raft::v1 as pb;
@@ -16,11 +16,13 @@ use mintmark_runtime::task::panic_message;
 use openraft::storage::RaftStateMachine;
 use openraft::{AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use prost::Message;
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::sync::watch;
 
 use super::batch::{Batch, BatchResults};
 use super::convert;
+use super::marks::{Mark, Marks};
 use super::replicated_state::ReplicatedState;
 use super::snapshot::SnapshotBytes;
 use super::type_config::{
@@ -78,6 +80,9 @@ struct Shared<S> {
     saved: tokio::sync::Mutex<Option<LogId>>,
     leaves: LeafStore,
     waiters: Waiters,
+    marks: Marks,
+    /// What the last digest was taken of: the next snapshot, if it is made soon.
+    digested: Mutex<Option<(SnapshotMeta, Bytes)>>,
     position: watch::Sender<Position>,
     progress: watch::Sender<Progress>,
     /// The first failure, which ended consensus here.
@@ -129,6 +134,7 @@ impl<S: ReplicatedState> Machine<S> {
         checkpoints: CheckpointStore,
         leaves: LeafStore,
         waiters: Waiters,
+        marks: Marks,
     ) -> Result<Self, MachineError> {
         let core = match checkpoints.load().await? {
             Some(checkpoint) => Core::from_checkpoint(checkpoint)?,
@@ -142,6 +148,9 @@ impl<S: ReplicatedState> Machine<S> {
         };
         // A snapshot that was installed just before the end brought no leaves along.
         leaves.declare(core.state.audit_size());
+        if let Some(mark) = core.mark() {
+            marks.applied(mark);
+        }
         let position = watch::Sender::new(core.state.position());
         let progress = watch::Sender::new(Progress {
             applied: core.applied,
@@ -153,6 +162,8 @@ impl<S: ReplicatedState> Machine<S> {
             checkpoints,
             leaves,
             waiters,
+            marks,
+            digested: Mutex::new(None),
             position,
             progress,
             fault: OnceLock::new(),
@@ -198,14 +209,25 @@ impl<S: ReplicatedState> Machine<S> {
         &self.0.leaves
     }
 
+    /// Changes the state behind the log's back, as rotten memory would.
+    #[cfg(test)]
+    pub(super) fn disturb(&self, change: impl FnOnce(&mut S)) {
+        let mut core = self.0.core.write().unwrap_or_else(PoisonError::into_inner);
+        change(&mut core.state);
+    }
+
     fn with_core<R>(&self, work: impl FnOnce(&Core<S>) -> R) -> R {
         work(&self.0.core.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     async fn apply_entry(&self, entry: Entry) -> Result<BatchResults, MachineError> {
-        let done = {
+        let index = entry.log_id.index;
+        let (done, mark, digested) = {
             let mut core = self.0.core.write().unwrap_or_else(PoisonError::into_inner);
-            core.apply(entry)?
+            let done = core.apply(entry)?;
+            let wanted = self.0.marks.want_digest(index);
+            let digested = wanted.then(|| core.snapshot()).transpose()?;
+            (done, core.mark(), digested)
         };
         if !done.leaves.is_empty() {
             reach(Step::EntryApplied);
@@ -223,7 +245,37 @@ impl<S: ReplicatedState> Machine<S> {
         for (ticket, applied) in done.answers {
             self.0.waiters.applied(&ticket, || applied);
         }
+        if let Some(mark) = mark {
+            self.note_mark(mark, digested);
+        }
         Ok(done.results)
+    }
+
+    fn note_mark(&self, mut mark: Mark, digested: Option<(SnapshotMeta, Bytes)>) {
+        if let Some((meta, content)) = digested {
+            mark.state_sha256 = Some(Sha256::digest(&content).into());
+            *self.digested() = Some((meta, content));
+        }
+        self.0.marks.applied(mark);
+    }
+
+    fn digested(&self) -> MutexGuard<'_, Option<(SnapshotMeta, Bytes)>> {
+        let digested = self.0.digested.lock();
+        digested.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state to make a snapshot of: as it was digested, if that was lately, else as it is.
+    fn content(&self) -> Result<(SnapshotMeta, Bytes), MachineError> {
+        let lately = self.digested().take().filter(|(meta, _)| {
+            let applied = self.with_core(|core| core.applied).map(|id| id.index);
+            let digested = meta.last_log_id.map(|id| id.index);
+            let lag = applied.unwrap_or(0).saturating_sub(digested.unwrap_or(0));
+            lag < self.0.marks.digest_every() / 2
+        });
+        match lately {
+            Some(digested) => Ok(digested),
+            None => self.with_core(Core::snapshot),
+        }
     }
 
     /// Tells watchers where the state stands now.
@@ -239,7 +291,7 @@ impl<S: ReplicatedState> Machine<S> {
     }
 
     async fn checkpoint(&self) -> Result<Snapshot, MachineError> {
-        let (meta, content) = self.with_core(Core::snapshot)?;
+        let (meta, content) = self.content()?;
         reach(Step::SnapshotEncoded);
         self.0.leaves.flush().await?;
         reach(Step::SnapshotLeavesFlushed);
@@ -271,12 +323,17 @@ impl<S: ReplicatedState> Machine<S> {
             content.clone(),
         )?;
         let size = core.state.audit_size();
+        let mark = core.mark();
         reach(Step::InstallDecoded);
         self.save(meta, content).await?;
         reach(Step::InstallSaved);
         *self.0.core.write().unwrap_or_else(PoisonError::into_inner) = core;
         reach(Step::InstallSwitched);
         self.0.leaves.declare(size);
+        *self.digested() = None;
+        if let Some(mark) = mark {
+            self.0.marks.installed(mark);
+        }
         self.publish(1);
         Ok(())
     }
@@ -316,6 +373,16 @@ impl<S: ReplicatedState> Core<S> {
             applied,
             membership,
             whole: true,
+        })
+    }
+
+    /// The state after the last entry; none before the first.
+    fn mark(&self) -> Option<Mark> {
+        Some(Mark {
+            log_index: self.applied?.index,
+            audit_size: self.state.audit_size(),
+            audit_root: self.state.audit_root(),
+            state_sha256: None,
         })
     }
 

@@ -14,6 +14,7 @@ use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{BasicNode, ChangeMembers};
 use thiserror::Error;
 
+use super::clocks::Clocks;
 use super::peers::{Peers, Remote};
 use super::status::{RaftStatus, Role, StatusWatch};
 use super::type_config::{NodeId, Raft};
@@ -61,6 +62,9 @@ pub enum MembershipError {
     /// Its log has to catch up first.
     #[error("the log of the member is too far behind")]
     Behind,
+    /// Its clock, or the leader's, is too far from the voters'.
+    #[error("the member's clock is too far from the voters' clocks, or not known yet")]
+    Clock,
     /// A cluster without voters cannot go on.
     #[error("the last voter cannot be removed")]
     LastVoter,
@@ -76,18 +80,20 @@ pub struct MembershipChanges {
     raft: Raft,
     peers: Peers,
     status: StatusWatch,
+    clocks: Clocks,
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl MembershipChanges {
     /// Nothing is under way.
     #[must_use]
-    pub fn new(own: NodeId, raft: Raft, peers: Peers, status: StatusWatch) -> Self {
+    pub fn new(own: NodeId, raft: Raft, peers: Peers, status: StatusWatch, clocks: Clocks) -> Self {
         Self {
             own,
             raft,
             peers,
             status,
+            clocks,
             turn: Arc::default(),
         }
     }
@@ -116,13 +122,19 @@ impl MembershipChanges {
         let changing = async {
             self.finish_joint().await?;
             let status = self.status.get();
-            if status.role != Role::Leader {
+            if status.role != Role::Leader || self.clocks.judge().skew().is_some() {
                 return Err(MembershipError::NoLeader);
             }
-            match steps(&change, &status)? {
-                Some(step) => self.write(step).await,
-                None => Ok(()),
+            let Some(step) = steps(&change, &status)? else {
+                return Ok(());
+            };
+            // Its clock would move the median, and could part the voters for good.
+            if let Change::Promote { node } = change
+                && !self.clocks.may_vote(node)
+            {
+                return Err(MembershipError::Clock);
             }
+            self.write(step).await
         };
         tokio::time::timeout(CHANGE_TIMEOUT, changing)
             .await
@@ -282,6 +294,7 @@ pub fn outcome_to_pb(outcome: Result<(), MembershipError>) -> pb::ChangeMembersh
         Err(MembershipError::InProgress) => Outcome::InProgress,
         Err(MembershipError::UnknownNode) => Outcome::UnknownNode,
         Err(MembershipError::Behind) => Outcome::Behind,
+        Err(MembershipError::Clock) => Outcome::Clock,
         Err(MembershipError::LastVoter) => Outcome::LastVoter,
         Err(MembershipError::Unknown) => Outcome::Unknown,
     });
@@ -296,6 +309,7 @@ fn outcome_from_pb(answer: &pb::ChangeMembershipResponse) -> Result<(), Membersh
         Outcome::InProgress => Err(MembershipError::InProgress),
         Outcome::UnknownNode => Err(MembershipError::UnknownNode),
         Outcome::Behind => Err(MembershipError::Behind),
+        Outcome::Clock => Err(MembershipError::Clock),
         Outcome::LastVoter => Err(MembershipError::LastVoter),
         Outcome::Unknown | Outcome::Unspecified => Err(MembershipError::Unknown),
     }

@@ -23,8 +23,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 pub use self::batcher::Batcher;
+use super::clocks::{ClockOffset, Clocks};
 use super::config::RaftConfig;
 use super::machine::Progress;
+use super::marks::Divergence;
 use super::peers::{Peers, Remote};
 use super::status::StatusWatch;
 use super::type_config::NodeId;
@@ -56,6 +58,9 @@ pub enum ProposeError {
     /// It is longer than the log takes; it changes nothing.
     #[error("the command is too long")]
     TooLarge,
+    /// This server's clock is wrong; it changes nothing.
+    #[error("this server's clock is {0}, so it does not propose")]
+    ClockSkew(ClockOffset),
     /// This server no longer takes part; it changes nothing.
     #[error("this server has left consensus")]
     Stopped,
@@ -116,6 +121,8 @@ pub struct Proposer {
     peers: Peers,
     status: StatusWatch,
     progress: watch::Receiver<Progress>,
+    clocks: Clocks,
+    diverged: watch::Receiver<Option<Divergence>>,
     timeout: Duration,
 }
 
@@ -128,6 +135,7 @@ impl Proposer {
         peers: Peers,
         status: StatusWatch,
         progress: watch::Receiver<Progress>,
+        (clocks, diverged): (Clocks, watch::Receiver<Option<Divergence>>),
     ) -> (Self, mpsc::Receiver<Pending>) {
         let (queue, pending) = mpsc::channel(QUEUE_MAX);
         let proposer = Self {
@@ -137,6 +145,8 @@ impl Proposer {
             peers,
             status,
             progress,
+            clocks,
+            diverged,
             timeout: config.propose_timeout,
         };
         (proposer, pending)
@@ -152,6 +162,12 @@ impl Proposer {
         actor: pb::Actor,
         idempotency: Option<[u8; 16]>,
     ) -> Result<Proposed, ProposeError> {
+        if let Some(skew) = self.clocks.judge().skew() {
+            return Err(ProposeError::ClockSkew(skew));
+        }
+        if self.diverged.borrow().is_some() {
+            return Err(ProposeError::Stopped);
+        }
         let mut waiting = self.waiters.open();
         let command = pb::Command {
             version: COMMAND_VERSION,
@@ -202,6 +218,9 @@ impl Proposer {
 
     /// Hands the command to the batcher.
     async fn enqueue(&self, command: pb::Command) -> Verdict {
+        if self.diverged.borrow().is_some() {
+            return Verdict::Stopped;
+        }
         let (verdict, decided) = oneshot::channel();
         match self.queue.try_send(Pending { command, verdict }) {
             Ok(()) => decided.await.unwrap_or(Verdict::Unknown),

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use mintmark_identity::clock::Clock;
 use mintmark_proto::mintmark::raft::v1 as pb;
 use mintmark_proto::mintmark::raft::v1::peer_server::Peer;
 use mintmark_runtime::failpoint::{Step, reach};
@@ -24,7 +23,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::auth::PeerAuth;
 use super::backfill::{CHUNK_BYTES_MAX, FETCH_LEAVES_MAX};
+use super::clocks::Clocks;
 use super::convert::{self, ConvertError};
+use super::marks::Marks;
 use super::membership::{Change, MembershipChanges, outcome_to_pb};
 use super::propose::Proposer;
 use super::quorum::QuorumClock;
@@ -43,7 +44,8 @@ pub struct PeerService {
     pub raft: Raft,
     pub sessions: Sessions,
     pub auth: Arc<dyn PeerAuth>,
-    pub clock: Arc<dyn Clock>,
+    pub clocks: Clocks,
+    pub marks: Marks,
     pub quorum: QuorumClock,
     pub leaves: LeafStore,
     pub proposer: Proposer,
@@ -156,7 +158,7 @@ impl Peer for PeerService {
             }
             MeetError::Store(_) => Status::unavailable("the log of this server is closed"),
         })?;
-        let own = self.sessions.hello(self.clock.now().unix_millis());
+        let own = self.sessions.hello(self.clocks.read().0.unix_millis());
         Ok(self.answer(pb::HelloResponse {
             node_id: own.node_id,
             incarnation: own.incarnation,
@@ -255,6 +257,12 @@ impl Peer for PeerService {
         request: Request<pb::ReadIndexRequest>,
     ) -> Result<Response<pb::ReadIndexResponse>, Status> {
         self.caller(&request, false)?;
+        // Asking the others would keep them from electing another leader.
+        if self.clocks.judge().skew().is_some() {
+            return Err(Status::failed_precondition(
+                "this server's clock is wrong: it leads no longer",
+            ));
+        }
         let (read, _applied) = match self.raft.get_read_log_id().await {
             Ok(ids) => ids,
             Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(_))) => {
@@ -264,6 +272,15 @@ impl Peer for PeerService {
         };
         let index = read.map_or(0, |id| id.index);
         Ok(self.answer(pb::ReadIndexResponse { index }))
+    }
+
+    async fn compare(
+        &self,
+        request: Request<pb::CompareRequest>,
+    ) -> Result<Response<pb::CompareResponse>, Status> {
+        let node = self.caller(&request, false)?;
+        let answer = super::compare::answer(node, request.get_ref(), &self.clocks, &self.marks);
+        Ok(self.answer(answer))
     }
 
     type FetchLeavesStream =

@@ -5,10 +5,15 @@
 //! holding them blocks it. Not here: the state's position.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use mintmark_identity::clock::Clock;
 use openraft::ServerState;
 use tokio::sync::watch;
 
+use super::clocks::Clocks;
+use super::config::RaftConfig;
+use super::marks::Marks;
 use super::peers::Remote;
 use super::quorum::QuorumClock;
 use super::type_config::{NodeId, RaftMetrics};
@@ -92,6 +97,40 @@ impl RaftStatus {
     }
 }
 
+/// What the members have of each other, and for which it matters who leads and votes. A clone shares it.
+#[derive(Clone)]
+pub struct Agreement {
+    /// The quorum's age.
+    pub quorum: QuorumClock,
+    /// The voters' clocks.
+    pub clocks: Clocks,
+    /// The voters' states.
+    pub marks: Marks,
+}
+
+impl Agreement {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn new(config: &RaftConfig, wall: &Arc<dyn Clock>) -> Self {
+        Self {
+            quorum: QuorumClock::new(config.node_id),
+            clocks: Clocks::new(config.node_id, Arc::clone(wall)),
+            marks: Marks::new(config.node_id, config.snapshot_every),
+        }
+    }
+
+    fn tell(&self, now: &RaftMetrics) {
+        let membership = now.membership_config.membership();
+        self.quorum.set(
+            now.vote,
+            now.state == ServerState::Leader,
+            membership.get_joint_config(),
+        );
+        self.marks.set_voters(membership.voter_ids().collect());
+        self.clocks.set_voters(membership.voter_ids().collect());
+    }
+}
+
 /// The status and its changes. A clone shares them.
 #[derive(Debug, Clone)]
 pub struct StatusWatch {
@@ -104,18 +143,14 @@ impl StatusWatch {
     pub fn follow(
         mut metrics: watch::Receiver<RaftMetrics>,
         position: watch::Receiver<Position>,
-        quorum: QuorumClock,
+        agreement: Agreement,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let sender = watch::Sender::new(RaftStatus::default());
         let status = sender.subscribe();
         let keep = async move {
             loop {
                 let now = metrics.borrow_and_update().clone();
-                quorum.set(
-                    now.vote,
-                    now.state == ServerState::Leader,
-                    now.membership_config.membership().get_joint_config(),
-                );
+                agreement.tell(&now);
                 let next = RaftStatus::of(&now);
                 sender.send_if_modified(|status| {
                     let changed = *status != next;

@@ -10,8 +10,10 @@
     reason = "tests"
 )]
 
+mod clocks;
 mod cluster;
 mod disk;
+mod divergence;
 mod harness;
 mod log;
 mod machine;

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use ca_server::RunningServer;
 use ca_server::config::RawJoin;
+use mintmark_proto::mintmark::agent::v1::server_message;
 use mintmark_proto::mintmark::cluster::v1::{
     CreateServerTokenRequest, CreateServerTokenResponse, GetStatusRequest, Status,
 };
+
+use tokio_stream::StreamExt as _;
 
 use crate::harness::*;
 
@@ -312,4 +315,97 @@ async fn a_server_without_a_quorum_answers_no_poll_from_what_it_last_knew() {
     // Whoever administers this very server may look at what it has.
     bundle(&first).await;
     first.shutdown(Duration::ZERO).await;
+}
+
+/// The messages of an agent's push stream, from its beginning on.
+async fn push(agent: &Agent) -> impl tokio_stream::Stream<Item = server_message::Body> + Unpin {
+    use mintmark_proto::mintmark::agent::v1::{AgentMessage, agent_message};
+    let begin = AgentMessage {
+        body: Some(agent_message::Body::Begin(agent_message::Begin {
+            resume_from: None,
+            version: "test".into(),
+        })),
+    };
+    // The agent's half of the stream stays open.
+    let messages = tokio_stream::once(begin).chain(tokio_stream::pending());
+    let stream = agent.push().sync(messages).await.unwrap().into_inner();
+    stream.map(|message| message.unwrap().body.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_has_lost_its_leader_says_so_on_streams_old_and_new() {
+    let mut first_home = Home::new();
+    let first = first_home.ready().await;
+    let (_second_home, second) = join(&first, "second").await;
+    voters(&first, 2).await;
+    let agent = Agent::new(&first).await;
+    let mut old = push(&agent).await;
+    let begins = old.next().await;
+    assert!(
+        matches!(begins, Some(server_message::Body::Update(_))),
+        "{begins:?}"
+    );
+    stop(second).await;
+    let stale = async {
+        loop {
+            match old.next().await {
+                Some(server_message::Body::Stale(_)) => return,
+                Some(_) => {}
+                None => panic!("the stream is kept"),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, stale).await.unwrap();
+    // An agent that seeks a better server must not mistake this one for it.
+    let mut new = push(&agent).await;
+    let begins = new.next().await;
+    assert!(
+        matches!(begins, Some(server_message::Body::Stale(_))),
+        "{begins:?}"
+    );
+    first.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_clock_is_wrong_issues_nothing_and_says_so_while_the_others_go_on() {
+    const WRONG: Duration = Duration::from_secs(60);
+    let mut first_home = Home::new();
+    let first = first_home.ready().await;
+    let (_second_home, second) = join(&first, "second").await;
+    let (_third_home, third) = join(&second, "third").await;
+    voters(&first, 3).await;
+    let agent = Agent::new(&first).await;
+    let entry = entry(&first, agent.id(), "/db").await;
+    agent.issue(&entry.id, &Key::new()).await.unwrap();
+
+    first_home.clock.advance(WRONG);
+    let refused = agent.issue(&entry.id, &Key::new()).await.unwrap_err();
+    assert!(refused.message.starts_with("MM-1314"), "{refused:?}");
+    eventually("it is not ready", || async {
+        first.pending().contains(&"clock")
+    })
+    .await;
+    let shown = status(&first).await;
+    assert_eq!(shown.clock, "skewed");
+    assert!(shown.clock_offset_ms > 59_000, "{shown:?}");
+    for server in [&second, &third] {
+        let channel = identified(server, &agent.svid).await;
+        eventually("the others issue", || async {
+            issue(channel.clone(), &entry.id, &Key::new()).await.is_ok()
+        })
+        .await;
+        assert_eq!(status(server).await.clock, "good");
+        assert_eq!(status(server).await.cluster_time_ahead_ms / 5_000, 0);
+    }
+
+    first_home.clock.set_back(WRONG);
+    eventually("it takes part again", || async {
+        agent.issue(&entry.id, &Key::new()).await.is_ok()
+    })
+    .await;
+    eventually("it is ready again", || async { first.pending().is_empty() }).await;
+    same_log([&first, &second, &third]).await;
+    for server in [first, second, third] {
+        stop(server).await;
+    }
 }

@@ -55,6 +55,14 @@ impl TestClock {
     }
 }
 
+impl TestClock {
+    /// Sets it back.
+    pub fn set_back(&self, by: Duration) {
+        let millis = i64::try_from(by.as_millis()).unwrap();
+        self.0.fetch_sub(millis, Ordering::SeqCst);
+    }
+}
+
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
         let now = SystemClock.now().unix_millis();

@@ -37,6 +37,10 @@ struct StatusDocument {
     last_log_index: u64,
     applied_index: u64,
     sealed: bool,
+    clock: String,
+    clock_offset_ms: i64,
+    cluster_time_ahead_ms: u64,
+    differing_members: u64,
     bundle_sequence: u64,
     audit_size: u64,
     audit_root: String,
@@ -142,6 +146,10 @@ fn status_document(status: wire::Status) -> StatusDocument {
         last_log_index: status.last_log_index,
         applied_index: status.applied_index,
         sealed: status.sealed,
+        clock: status.clock,
+        clock_offset_ms: status.clock_offset_ms,
+        cluster_time_ahead_ms: status.cluster_time_ahead_ms,
+        differing_members: status.differing_members,
         bundle_sequence: status.bundle_sequence,
         audit_size: status.audit_size,
         audit_root: hex::encode(status.audit_root),
@@ -208,6 +216,7 @@ fn status_fields(status: &StatusDocument) -> Vec<(&'static str, String)> {
             }
             .to_owned(),
         ),
+        ("clock", clock_line(status)),
         ("post-quantum", status.pq.to_owned()),
         ("bundle", format!("sequence {}", status.bundle_sequence)),
         (
@@ -219,6 +228,30 @@ fn status_fields(status: &StatusDocument) -> Vec<(&'static str, String)> {
         ("version", status.version.clone()),
         ("started", status.started_at.clone()),
     ]
+}
+
+/// A server says so when its clock, or the cluster's time, keeps it from issuing.
+fn clock_line(status: &StatusDocument) -> String {
+    let mut line = format!(
+        "{}, {} ms from the voters' median",
+        status.clock, status.clock_offset_ms
+    );
+    if status.clock == "skewed" {
+        line.push_str("; this server neither proposes, campaigns nor signs");
+    }
+    if status.cluster_time_ahead_ms > 5_000 {
+        let seconds = status.cluster_time_ahead_ms / 1_000;
+        line.push_str(&format!(
+            "; the cluster's time is {seconds} s ahead, and nothing is issued until the clocks catch up"
+        ));
+    }
+    if status.differing_members > 0 {
+        line.push_str(&format!(
+            "; {} members have another state than this server",
+            status.differing_members
+        ));
+    }
+    line
 }
 
 fn authority_document(authority: &state::Authority) -> AuthorityDocument {

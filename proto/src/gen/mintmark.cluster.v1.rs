@@ -140,6 +140,19 @@ pub struct Status {
     pub started_at_ms: i64,
     #[prost(bytes = "vec", tag = "18")]
     pub trust_domain_key_pin: ::prost::alloc::vec::Vec<u8>,
+    /// This server's clock beside the voters' median: unknown, good or skewed. While
+    /// it is not good, this server neither proposes, campaigns nor signs.
+    #[prost(string, tag = "19")]
+    pub clock: ::prost::alloc::string::String,
+    /// positive: ahead; 0 while unknown
+    #[prost(int64, tag = "20")]
+    pub clock_offset_ms: i64,
+    /// of this server's clock; above 5000 nothing is issued
+    #[prost(uint64, tag = "21")]
+    pub cluster_time_ahead_ms: u64,
+    /// whose state differs from this server's
+    #[prost(uint64, tag = "22")]
+    pub differing_members: u64,
 }
 impl ::prost::Name for Status {
     const NAME: &'static str = "Status";

@@ -1626,6 +1626,65 @@ impl ::prost::Name for LeafChunk {
         "type.googleapis.com/mintmark.raft.v1.LeafChunk".into()
     }
 }
+/// The state after one log entry. Members that applied the same entry have equal
+/// marks, or one of them is wrong.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StateMark {
+    #[prost(uint64, tag = "1")]
+    pub log_index: u64,
+    #[prost(uint64, tag = "2")]
+    pub audit_size: u64,
+    #[prost(bytes = "vec", tag = "3")]
+    pub audit_root: ::prost::alloc::vec::Vec<u8>,
+    /// of the whole state; only after some entries, else empty
+    #[prost(bytes = "vec", tag = "4")]
+    pub state_sha256: ::prost::alloc::vec::Vec<u8>,
+}
+impl ::prost::Name for StateMark {
+    const NAME: &'static str = "StateMark";
+    const PACKAGE: &'static str = "mintmark.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "mintmark.raft.v1.StateMark".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/mintmark.raft.v1.StateMark".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CompareRequest {
+    /// the last one, and the last with a digest of the whole state
+    #[prost(message, repeated, tag = "1")]
+    pub marks: ::prost::alloc::vec::Vec<StateMark>,
+}
+impl ::prost::Name for CompareRequest {
+    const NAME: &'static str = "CompareRequest";
+    const PACKAGE: &'static str = "mintmark.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "mintmark.raft.v1.CompareRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/mintmark.raft.v1.CompareRequest".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CompareResponse {
+    /// wall time, Unix milliseconds
+    #[prost(int64, tag = "1")]
+    pub clock_ms: i64,
+    /// as asked, and those of the caller's entries that are remembered
+    #[prost(message, repeated, tag = "2")]
+    pub marks: ::prost::alloc::vec::Vec<StateMark>,
+}
+impl ::prost::Name for CompareResponse {
+    const NAME: &'static str = "CompareResponse";
+    const PACKAGE: &'static str = "mintmark.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "mintmark.raft.v1.CompareResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/mintmark.raft.v1.CompareResponse".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ChangeMembershipRequest {
     #[prost(oneof = "change_membership_request::Change", tags = "1, 2, 3")]
@@ -1733,6 +1792,8 @@ pub mod change_membership_response {
         Unknown = 6,
         /// the learner's log is too far behind to be promoted
         Behind = 7,
+        /// the learner's clock is too far from the voters' to be promoted
+        Clock = 8,
     }
     impl Outcome {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -1749,6 +1810,7 @@ pub mod change_membership_response {
                 Self::LastVoter => "OUTCOME_LAST_VOTER",
                 Self::Unknown => "OUTCOME_UNKNOWN",
                 Self::Behind => "OUTCOME_BEHIND",
+                Self::Clock => "OUTCOME_CLOCK",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1762,6 +1824,7 @@ pub mod change_membership_response {
                 "OUTCOME_LAST_VOTER" => Some(Self::LastVoter),
                 "OUTCOME_UNKNOWN" => Some(Self::Unknown),
                 "OUTCOME_BEHIND" => Some(Self::Behind),
+                "OUTCOME_CLOCK" => Some(Self::Clock),
                 _ => None,
             }
         }
@@ -2047,6 +2110,32 @@ pub mod peer_client {
                 .insert(GrpcMethod::new("mintmark.raft.v1.Peer", "FetchLeaves"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Every member asks every other one, once a second, leader or not: what its
+        /// clock shows, and where its state stands.
+        pub async fn compare(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CompareRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CompareResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/mintmark.raft.v1.Peer/Compare",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("mintmark.raft.v1.Peer", "Compare"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2119,6 +2208,12 @@ pub mod peer_server {
             tonic::Response<Self::FetchLeavesStream>,
             tonic::Status,
         >;
+        /// Every member asks every other one, once a second, leader or not: what its
+        /// clock shows, and where its state stands.
+        async fn compare(
+            &self,
+            request: tonic::Request<super::CompareRequest>,
+        ) -> std::result::Result<tonic::Response<super::CompareResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct PeerServer<T> {
@@ -2547,6 +2642,49 @@ pub mod peer_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mintmark.raft.v1.Peer/Compare" => {
+                    #[allow(non_camel_case_types)]
+                    struct CompareSvc<T: Peer>(pub Arc<T>);
+                    impl<T: Peer> tonic::server::UnaryService<super::CompareRequest>
+                    for CompareSvc<T> {
+                        type Response = super::CompareResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CompareRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Peer>::compare(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CompareSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

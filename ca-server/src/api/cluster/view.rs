@@ -16,7 +16,7 @@ use mintmark_proto::mintmark::state::v1::AuthorityState;
 
 use crate::api::status::ApiError;
 use crate::authority::statement::trust_domain_pin;
-use crate::raft::{RaftStatus, Role};
+use crate::raft::{ClockState, RaftStatus, Role};
 use crate::state::{NearMatch, State, missing_acknowledgements};
 
 /// Names of parties that an authority waits for.
@@ -37,6 +37,12 @@ pub(super) struct Own {
     pub(super) node_id: u64,
     /// Whether its vault is sealed.
     pub(super) sealed: bool,
+    /// Its clock beside the voters'.
+    pub(super) clock: ClockState,
+    /// What its clock shows.
+    pub(super) now: Timestamp,
+    /// Members whose state differs from its own.
+    pub(super) differing_members: usize,
     /// When it started.
     pub(super) started_at: Timestamp,
 }
@@ -76,6 +82,22 @@ pub(super) fn status(state: &State, raft: &RaftStatus, own: &Own) -> wire::Statu
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started_at_ms: own.started_at.unix_millis(),
         trust_domain_key_pin: pin.map(Vec::from).unwrap_or_default(),
+        clock: clock_name(own.clock).to_owned(),
+        clock_offset_ms: match own.clock {
+            ClockState::Unknown => 0,
+            ClockState::Good(offset) | ClockState::Skewed(offset) => offset.0,
+        },
+        cluster_time_ahead_ms: u64::try_from(state.time().since(own.now).as_millis())
+            .unwrap_or(u64::MAX),
+        differing_members: own.differing_members as u64,
+    }
+}
+
+fn clock_name(clock: ClockState) -> &'static str {
+    match clock {
+        ClockState::Unknown => "unknown",
+        ClockState::Good(_) => "good",
+        ClockState::Skewed(_) => "skewed",
     }
 }
 

@@ -69,11 +69,7 @@ pub fn respond(
     mut messages: Streaming<wire::AgentMessage>,
 ) -> ServerStream {
     Box::pin(try_stream! {
-        let first = messages.next().await.transpose()?;
-        let begin = match first.and_then(|message| message.body) {
-            Some(wire::agent_message::Body::Begin(begin)) => begin,
-            _ => Err(ApiError::invalid("begin", "must be the first message"))?,
-        };
+        let begin = begin(&mut messages).await?;
         let resume_from = resume_position(&begin);
         // Registered before the state is read, so that nothing falls between.
         let subscription = services.hub.subscribe(&agent.id);
@@ -148,6 +144,17 @@ pub fn respond(
             }
         }
     })
+}
+
+/// The first message, which says from where on the agent wants to know.
+async fn begin(
+    messages: &mut Streaming<wire::AgentMessage>,
+) -> Result<wire::agent_message::Begin, Status> {
+    let first = messages.next().await.transpose()?;
+    match first.and_then(|message| message.body) {
+        Some(wire::agent_message::Body::Begin(begin)) => Ok(begin),
+        _ => Err(ApiError::invalid("begin", "must be the first message").into()),
+    }
 }
 
 /// Why the stream woke up.

@@ -151,3 +151,29 @@ async fn a_minted_token_verifies_for_its_audience_only() {
         "admin-mint"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn while_the_clusters_time_is_ahead_nothing_is_issued_and_the_answer_says_how_long() {
+    let fixture = Fixture::issuing(false).await;
+    let service = SvidService(fixture.services.clone());
+    let mint = || {
+        let csr = csr(&["spiffe://example.org/web"]);
+        service.mint_x509svid(local(wire::MintX509svidRequest { csr, ttl: 600 }))
+    };
+    // A clock that was wrong once, and is right again.
+    fixture.clock.set(60);
+    fixture.join("t", &[]).await;
+    fixture.clock.set(0);
+    let size = fixture.services.consensus.read(State::audit_size);
+    let refused = mint().await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(refused.message().starts_with("MM-1315"), "{refused}");
+    assert!(
+        refused.message().contains("59.") || refused.message().contains("60."),
+        "{refused}"
+    );
+    let now = fixture.services.consensus.read(State::audit_size);
+    assert_eq!(now, size, "the log is not filled with denials");
+    tokio::time::advance(Duration::from_secs(56)).await;
+    mint().await.unwrap();
+}

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::raft::machine::MachineError;
+use crate::raft::marks::Divergence;
 use crate::store::StoreError;
 
 /// Why this member takes part no longer. The process should end.
@@ -28,6 +29,9 @@ pub enum RaftFault {
          under a new id"
     )]
     RolledBack,
+    /// Another member applied the same log and has another state. The data are as they were.
+    #[error("the replicated state differs between members")]
+    Diverged(#[source] Divergence),
     /// The log could not be applied.
     #[error("the state can no longer be changed")]
     Machine(#[source] Arc<MachineError>),

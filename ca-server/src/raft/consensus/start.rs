@@ -18,19 +18,20 @@ use tokio_util::sync::CancellationToken;
 use super::{Consensus, Inner};
 use crate::raft::auth::PeerAuth;
 use crate::raft::backfill::Backfill;
+use crate::raft::compare::{Comparer, yield_on_skew};
 use crate::raft::config::RaftConfig;
 use crate::raft::log_store::LogStore;
 use crate::raft::machine::Machine;
+use crate::raft::marks::Marks;
 use crate::raft::membership::MembershipChanges;
 use crate::raft::network::Links;
 use crate::raft::open::{OpenError, Stores, open_stores};
 use crate::raft::peers::Peers;
 use crate::raft::propose::{Batcher, Pending, Proposer};
-use crate::raft::quorum::QuorumClock;
 use crate::raft::replicated_state::ReplicatedState;
 use crate::raft::runtime::SeededRuntime;
 use crate::raft::session::{Own, Sessions};
-use crate::raft::status::StatusWatch;
+use crate::raft::status::{Agreement, StatusWatch};
 use crate::raft::type_config::Raft;
 use crate::raft::waiters::Waiters;
 
@@ -54,12 +55,17 @@ impl<S: ReplicatedState> Consensus<S> {
         reach(Step::StoresOpened);
         let (checkpoints, leaves) = (stores.checkpoints, stores.leaves);
         let waiters = Waiters::new(&*host.entropy);
-        let machine = Machine::open(checkpoints, leaves, waiters.clone()).await?;
+        let agreement = Agreement::new(config, &host.clock);
+        let Agreement {
+            quorum,
+            clocks,
+            marks,
+        } = agreement.clone();
+        let machine = Machine::open(checkpoints, leaves, waiters.clone(), marks.clone()).await?;
         reach(Step::StateRestored);
         let (log, writer) = (stores.log, stores.writer);
         // The failure is noted in the log's view and in every answer.
         tasks.spawn("raft log writer", async move { drop(writer.run().await) });
-        let quorum = QuorumClock::new(config.node_id);
         let peers = peers(host, config, &auth, &log);
         let links = Links {
             peers: peers.clone(),
@@ -73,8 +79,7 @@ impl<S: ReplicatedState> Consensus<S> {
             (None, None) => OpenError::Consensus(error.to_string()),
         })?;
         reach(Step::LogReplayed);
-        let (status, keep) =
-            StatusWatch::follow(raft.metrics(), machine.position(), quorum.clone());
+        let (status, keep) = StatusWatch::follow(raft.metrics(), machine.position(), agreement);
         tasks.spawn("raft status", keep);
         let (proposer, pending) = Proposer::new(
             config,
@@ -82,9 +87,15 @@ impl<S: ReplicatedState> Consensus<S> {
             peers.clone(),
             status.clone(),
             machine.progress(),
+            (clocks.clone(), marks.fault()),
         );
-        let membership =
-            MembershipChanges::new(config.node_id, raft.clone(), peers.clone(), status.clone());
+        let membership = MembershipChanges::new(
+            config.node_id,
+            raft.clone(),
+            peers.clone(),
+            status.clone(),
+            clocks.clone(),
+        );
         let consensus = Self(Arc::new(Inner {
             config: config.clone(),
             raft,
@@ -92,6 +103,8 @@ impl<S: ReplicatedState> Consensus<S> {
             log,
             peers,
             quorum,
+            clocks,
+            marks,
             status,
             proposer,
             membership,
@@ -110,7 +123,7 @@ impl<S: ReplicatedState> Consensus<S> {
         let batcher = Batcher {
             raft: inner.raft.clone(),
             tasks: tasks.clone(),
-            clock: Arc::clone(&inner.host.clock),
+            clocks: inner.clocks.clone(),
             pending,
         };
         tasks.spawn("raft batcher", batcher.run());
@@ -125,6 +138,18 @@ impl<S: ReplicatedState> Consensus<S> {
         tasks.spawn("raft membership", watch_over);
         let greet_all = greet_all(inner.peers.clone(), inner.status.clone());
         tasks.spawn("raft greeting", until(tasks.token(), greet_all));
+        let comparer = Comparer {
+            peers: inner.peers.clone(),
+            status: inner.status.clone(),
+            clocks: inner.clocks.clone(),
+            marks: inner.marks.clone(),
+            stop: tasks.token(),
+        };
+        tasks.spawn("raft comparing", comparer.run());
+        let yielding = yield_on_skew(inner.raft.clone(), inner.clocks.clone(), tasks.token());
+        tasks.spawn("raft clock", yielding);
+        let halt = halt_when_diverged(inner.raft.clone(), inner.marks.clone());
+        tasks.spawn("raft divergence", until(tasks.token(), halt));
     }
 }
 
@@ -132,6 +157,17 @@ async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
     tokio::select! {
         () = work => {}
         () = stop.cancelled() => {}
+    }
+}
+
+/// Ends consensus at once when the state is wrong, whoever else still runs: a wrong state answers no
+/// read, and is written to no checkpoint.
+async fn halt_when_diverged(raft: Raft, marks: Marks) {
+    let mut fault = marks.fault();
+    if fault.wait_for(Option::is_some).await.is_ok() {
+        tracing::error!("the replicated state differs between members; this server stops");
+        // A panic in the library was reported when it happened.
+        let _ = raft.shutdown().await;
     }
 }
 

@@ -2,13 +2,13 @@
 //!
 //! Responsible for: one entry at a time, as full as the queue; the commands' time.
 //! Always holds: the next entry is handed over when the last one is durable here, so
-//! commands gather exactly while the disk is busy; an entry that the library refuses
-//! without having handed it to the log is refused for certain. Not here: whether to try
+//! commands gather exactly while the disk is busy; no entry bears the time of a clock that
+//! is not known to be good; an entry that the library refuses without having handed it to
+//! the log is refused for certain. Not here: whether to try
 //! again.
 
 use std::sync::Arc;
 
-use mintmark_identity::clock::Clock;
 use mintmark_proto::mintmark::raft::v1 as pb;
 use mintmark_runtime::failpoint::{Step, reach};
 use mintmark_runtime::task::Tasks;
@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::{Pending, Verdict};
 use crate::raft::batch::{Batch, WriteStage};
+use crate::raft::clocks::Clocks;
 use crate::raft::type_config::{NodeId, Raft};
 
 /// Commands of one entry.
@@ -34,7 +35,7 @@ pub struct Batcher {
     /// Where answers are awaited.
     pub tasks: Tasks,
     /// Time of commands.
-    pub clock: Arc<dyn Clock>,
+    pub clocks: Clocks,
     /// What waits.
     pub pending: mpsc::Receiver<Pending>,
 }
@@ -61,7 +62,14 @@ impl Batcher {
                 },
             };
             let gathered = gather(&mut self.pending, first, &mut next);
-            last_time_ms = last_time_ms.max(self.clock.now().unix_millis());
+            // One look: a clock that jumps after it is judged at the next one.
+            let (time, state) = self.clocks.read();
+            if !state.is_good() {
+                let verdicts = gathered.into_iter().map(|pending| pending.verdict);
+                refuse_all(verdicts, &not_accepted(None));
+                continue;
+            }
+            last_time_ms = last_time_ms.max(time.unix_millis());
             let (commands, verdicts) = stamp(gathered, last_time_ms);
             reach(Step::ProposalGathered);
             let (batch, mut stage) = Batch::propose(&commands);
@@ -162,7 +170,7 @@ fn not_accepted(leader: Option<NodeId>) -> Verdict {
     Verdict::NotAccepted { leader }
 }
 
-fn refuse_all(verdicts: Vec<oneshot::Sender<Verdict>>, verdict: &Verdict) {
+fn refuse_all(verdicts: impl IntoIterator<Item = oneshot::Sender<Verdict>>, verdict: &Verdict) {
     for waiting in verdicts {
         answer(waiting, verdict.clone());
     }

@@ -379,6 +379,30 @@ async fn a_leader_that_is_cut_off_grows_old_and_promises_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_member_that_hears_only_a_leader_without_a_quorum_grows_old_with_it() {
+    let mut cluster = Cluster::of(3).await;
+    let leader = cluster.settled().await;
+    cluster.start(4).await;
+    let leads = cluster.nodes[&leader].consensus.clone();
+    leads.add_learner(4, &address(4)).await.unwrap();
+    let learner = cluster.nodes[&4].consensus.clone();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(learner.quorum_age() < Some(Duration::from_millis(900)));
+    assert!(learner.quorum_age().is_some());
+    for node in (1..=3).filter(|node| *node != leader) {
+        cluster.cut(node);
+    }
+    // The leader does not know yet, and speaks to the learner as before.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(learner.leader(), Some(leader));
+    let age = learner.quorum_age();
+    assert!(
+        age.is_none_or(|age| age > Duration::from_secs(2)),
+        "{age:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_read_index_sees_what_was_acknowledged_elsewhere() {
     let cluster = Cluster::of(3).await;
     let leader = cluster.settled().await;

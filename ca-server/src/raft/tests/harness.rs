@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use mintmark_identity::clock::Timestamp;
+use mintmark_identity::clock::{Clock, Timestamp};
 use mintmark_identity::entropy::SeededEntropy;
 use mintmark_proto::mintmark::raft::v1 as pb;
 use mintmark_runtime::Host;
@@ -139,6 +140,20 @@ impl Network for CutNetwork {
     }
 }
 
+/// A clock that may be set wrong while its member runs.
+#[derive(Debug)]
+struct WrongClock {
+    right: ElapsedClock,
+    seconds: Arc<AtomicI64>,
+}
+
+impl Clock for WrongClock {
+    fn now(&self) -> Timestamp {
+        let wrong = self.seconds.load(Ordering::SeqCst) * 1_000;
+        Timestamp::from_unix_millis(self.right.now().unix_millis() + wrong)
+    }
+}
+
 /// A running member.
 pub struct Node {
     pub consensus: Consensus<Names>,
@@ -152,6 +167,8 @@ pub struct Cluster {
     pub disks: BTreeMap<NodeId, MemoryDisk>,
     pub cuts: Cuts,
     pub strangers: Strangers,
+    /// Seconds that members' clocks are wrong by.
+    pub skews: BTreeMap<NodeId, Arc<AtomicI64>>,
     pub snapshot_every: u64,
     /// Real files instead of disks in memory.
     pub files: Option<tempfile::TempDir>,
@@ -179,6 +196,7 @@ impl Cluster {
             disks: BTreeMap::new(),
             cuts: Cuts::default(),
             strangers: Strangers::default(),
+            skews: BTreeMap::new(),
             snapshot_every: 10_000,
             files: None,
             network: MemoryNetwork::new(),
@@ -217,7 +235,11 @@ impl Cluster {
         let mut status = self.leader().consensus.status();
         tokio::time::timeout(PATIENCE, async {
             while first.promote(node).await.is_err() {
-                status.changed().await.unwrap();
+                tokio::select! {
+                    changed = status.changed() => changed.unwrap(),
+                    // Clocks change without the status.
+                    () = tokio::time::sleep(Duration::from_millis(100)) => {}
+                }
             }
         })
         .await
@@ -239,7 +261,10 @@ impl Cluster {
     pub fn host(&mut self, node: NodeId) -> Host {
         self.starts += 1;
         Host {
-            clock: Arc::new(self.clock),
+            clock: Arc::new(WrongClock {
+                right: self.clock,
+                seconds: self.skew(node),
+            }),
             entropy: Arc::new(SeededEntropy::new(self.starts * 1000 + node)),
             network: Arc::new(CutNetwork {
                 own: node,
@@ -251,6 +276,16 @@ impl Cluster {
                 None => Arc::new(self.disks.entry(node).or_default().clone()),
             },
         }
+    }
+
+    /// How many seconds a member's clock is wrong by.
+    pub fn skew(&mut self, node: NodeId) -> Arc<AtomicI64> {
+        Arc::clone(self.skews.entry(node).or_default())
+    }
+
+    /// Sets a member's clock wrong, or right again with 0.
+    pub fn set_clock(&mut self, node: NodeId, seconds: i64) {
+        self.skew(node).store(seconds, Ordering::SeqCst);
     }
 
     pub async fn try_start(&mut self, node: NodeId) -> Result<(), OpenError> {

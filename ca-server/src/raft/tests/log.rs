@@ -14,6 +14,7 @@ use super::state::Names;
 use crate::raft::batch::Batch;
 use crate::raft::log_store::{LogStore, Owner};
 use crate::raft::machine::Machine;
+use crate::raft::marks::Marks;
 use crate::raft::type_config::{Entry, LogId, StorageError, TypeConfig, Vote};
 use crate::raft::waiters::Waiters;
 use crate::store::StoreError;
@@ -71,7 +72,9 @@ impl StoreBuilder<TypeConfig, LogStore, Machine<Names>, tempfile::TempDir> for S
         let checkpoints = CheckpointStore::open(Arc::clone(&disk), &path("state.redb")).unwrap();
         let leaves = LeafStore::open(disk, &path("leaves.redb")).unwrap();
         let waiters = Waiters::new(&SeededEntropy::new(1));
-        let machine = Machine::open(checkpoints, leaves, waiters).await.unwrap();
+        let machine = Machine::open(checkpoints, leaves, waiters, Marks::new(1, 5))
+            .await
+            .unwrap();
         Ok((folder, log, machine))
     }
 }

@@ -12,18 +12,21 @@ use super::disk::MemoryDisk;
 use super::state::{Names, add};
 use crate::raft::batch::Batch;
 use crate::raft::machine::{Machine, MachineError};
+use crate::raft::marks::Marks;
 use crate::raft::type_config::{Entry, LogId};
 use crate::raft::waiters::Waiters;
 use crate::store::checkpoint::CheckpointStore;
 use crate::store::leaves::LeafStore;
 
 const TERM: u64 = 4;
+const DIGEST_EVERY: u64 = 10;
 
 async fn machine(disk: &MemoryDisk, waiters: &Waiters) -> Machine<Names> {
     let disk = Arc::new(disk.clone());
     let checkpoints = CheckpointStore::open(disk.clone(), Path::new("/state.redb")).unwrap();
     let leaves = LeafStore::open(disk, Path::new("/leaves.redb")).unwrap();
-    Machine::open(checkpoints, leaves, waiters.clone())
+    let marks = Marks::new(1, DIGEST_EVERY);
+    Machine::open(checkpoints, leaves, waiters.clone(), marks)
         .await
         .unwrap()
 }

@@ -19,6 +19,22 @@ pub struct Names {
     frontier: Frontier,
 }
 
+impl Names {
+    /// As if the first leaf had been another one.
+    pub fn corrupt_tree(&mut self) {
+        self.frontier = Frontier::new();
+        self.frontier.push(leaf_hash(b"rot"));
+        for name in self.names.iter().skip(1) {
+            self.frontier.push(leaf_hash(name.as_bytes()));
+        }
+    }
+
+    /// As if a name had been another one, whose leaf nobody sees any more.
+    pub fn corrupt_name(&mut self) {
+        self.names[0].push_str(" with rot");
+    }
+}
+
 /// The command that adds a name.
 pub fn add(name: &str) -> pb::command::Body {
     pb::command::Body::RecordDenial(pb::RecordDenial {
