@@ -16,7 +16,7 @@
 //! [`Disk::run_blocking`] before the work runs, once for the piece of work and not for each
 //! operation in it; calls made outside `run_blocking` take no time.
 //!
-//! Not here: what the disk holds in its hands ([`platter`]), what a power cut leaves of unsynced
+//! Not here: what the disk holds in its hands (`platter`), what a power cut leaves of unsynced
 //! writes ([`survival`]), and disks that acknowledge a sync and forget it: for a member that was
 //! rolled back there is [`SimDisk::image`].
 

@@ -1,7 +1,7 @@
 //! Which faults a disk has, and which of them became active.
 //!
 //! Responsible for: the words of faults and counters. Always holds: the default has no fault. Not
-//! here: how a fault changes an operation ([`super::platter`]).
+//! here: how a fault changes an operation (`super::platter`).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -5,7 +5,7 @@
 //! machine's page cache writes whole blocks; blocks are independent of each other; changes of
 //! length, and the length that a write at the end brings, survive as a prefix, because they are
 //! journaled in order, with or without the blocks: what is missing then reads as zeros. Not here:
-//! applying it ([`super::file`]).
+//! applying it (`super::file`).
 
 use std::collections::BTreeMap;
 use std::ops::Range;
