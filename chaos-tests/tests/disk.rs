@@ -6,6 +6,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::print_stdout,
     reason = "tests"
 )]
 
@@ -13,3 +14,5 @@
 mod faults;
 #[path = "disk/honesty.rs"]
 mod honesty;
+#[path = "disk/store.rs"]
+mod store;

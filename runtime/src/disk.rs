@@ -47,7 +47,8 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Replaces the content in one step and makes it durable, with exactly this mode.
     ///
     /// # Errors
-    /// The old content is untouched then. Temporary files never stay behind a running process.
+    /// The old content is there then, or the new one if only making it durable failed; never a
+    /// part. Temporary files never stay behind a running process.
     fn write_atomic(&self, path: &Path, content: &[u8], mode: u32) -> io::Result<()>;
 
     /// Appends and makes it durable; creates the file with [`MODE_SECRET`].

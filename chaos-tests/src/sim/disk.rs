@@ -36,7 +36,7 @@ use mintmark_runtime::disk::{Disk, DiskLock, READ_LEN_MAX, StoreBackend};
 
 pub use self::fault::{Coverage, Faults, Latency, Operation, Operations};
 use self::handle::{Held, Reader, Store};
-use self::platter::{Change, LockKind, NameChange, Platter};
+use self::platter::{Armed, Change, LockKind, NameChange, Platter};
 pub use self::platter::{Flip, Image};
 pub use self::survival::{CrashReport, Survival};
 
@@ -92,9 +92,12 @@ impl SimDisk {
         self.platter().crash_at = Some(operation);
     }
 
-    /// Takes back a [`SimDisk::crash_at`] that has not happened.
+    /// Takes back every [`SimDisk::crash_at`], [`SimDisk::fail_next`] and [`SimDisk::fail_after`]
+    /// that has not happened.
     pub fn disarm(&self) {
-        self.platter().crash_at = None;
+        let mut platter = self.platter();
+        platter.crash_at = None;
+        platter.armed.clear();
     }
 
     /// The disk as the next life of its machine sees it. Handles of former lives are dead from now
@@ -140,8 +143,20 @@ impl SimDisk {
     /// The next operation of this kind fails, once; with a path, the next on that file. For a
     /// rename the path is the temporary file's, so leave it out there.
     pub fn fail_next(&self, operation: Operation, path: Option<&Path>) {
-        let armed = (operation, path.map(Path::to_owned));
-        self.platter().fail_next.push(armed);
+        self.platter().armed.push(Armed {
+            operation,
+            path: path.map(Path::to_owned),
+            skip: 0,
+        });
+    }
+
+    /// After `skip` more operations of this kind, on whichever file, the next one fails, once.
+    pub fn fail_after(&self, operation: Operation, skip: u64) {
+        self.platter().armed.push(Armed {
+            operation,
+            path: None,
+            skip,
+        });
     }
 
     /// Flips a bit of a file's synced content: bit 0 is the lowest one of the first byte.
@@ -234,11 +249,11 @@ impl Disk for SimDisk {
 
     fn append(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         let mut platter = self.live()?;
-        let (file, is_new) = platter.open_or_create(path)?;
+        let file = platter.open_or_create(path)?;
         let offset = platter.length(file);
         platter.perform(path, Change::write(file, offset, content))?;
         platter.perform(path, Change::Sync { file })?;
-        if is_new {
+        if offset == 0 {
             platter.perform(path, Change::SyncNames)?;
         }
         Ok(())
@@ -305,12 +320,12 @@ impl Disk for SimDisk {
 
     fn open_store(&self, path: &Path) -> io::Result<Box<dyn StoreBackend>> {
         let mut platter = self.live()?;
-        let (file, is_new) = platter.open_or_create(path)?;
-        if is_new {
+        let file = platter.open_or_create(path)?;
+        if platter.length(file) == 0 {
             platter.perform(path, Change::SyncNames)?;
         }
         let id = platter.take_lock(LockKind::Store, path)?;
-        platter.open(file);
+        platter.open_store(file);
         drop(platter);
         let held = Held::new(self.clone(), LockKind::Store, path, id);
         Ok(Box::new(Store::new(self.clone(), file, path, held)))

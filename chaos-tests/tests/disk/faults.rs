@@ -53,8 +53,13 @@ fn a_failed_sync_may_lose_what_a_later_sync_does_not_write_either() {
         assert_eq!(read, [1; 4096], "the machine reads what it wrote");
         store.sync_data().unwrap();
         assert_eq!(disk.coverage().syncs_failed, 1);
+        drop(store);
+        let store = disk.open_store(Path::new(FILE)).unwrap();
+        store.read(0, &mut read).unwrap();
+        let on_platter = read == [1; 4096];
         disk.crash_with(Survival::Everything);
-        disk.files().remove(0).1 == vec![1; 4096]
+        assert_eq!(disk.files().remove(0).1 == vec![1; 4096], on_platter);
+        on_platter
     };
     let kept = (0..60).filter(|seed| outcome(*seed)).count();
     assert!((10..50).contains(&kept), "{kept}");
@@ -75,6 +80,17 @@ fn an_armed_error_hits_one_operation_of_one_file() {
     disk.fail_next(Operation::Read, None);
     disk.read(path).unwrap_err();
     assert_eq!(disk.coverage().errors, 3);
+}
+
+#[test]
+fn an_append_to_a_file_that_a_failed_one_made_is_durable_with_its_name() {
+    let disk = SimDisk::new(1);
+    let path = Path::new(FILE);
+    disk.fail_next(Operation::SyncFolder, None);
+    disk.append(path, b"").unwrap_err();
+    disk.append(path, b"content").unwrap();
+    disk.crash_with(Survival::Nothing);
+    assert_eq!(disk.restart().read(path).unwrap(), b"content");
 }
 
 #[test]

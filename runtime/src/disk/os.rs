@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, PosixFadviseAdvice, posix_fadvise};
 
 use super::{Disk, DiskLock, MODE_SECRET, READ_LEN_MAX, StoreBackend};
 
@@ -50,15 +50,17 @@ impl Disk for OsDisk {
     }
 
     fn append(&self, path: &Path, content: &[u8]) -> io::Result<()> {
-        let is_new = !path.try_exists()?;
         let mut file = OpenOptions::new()
             .append(true)
             .create(true)
             .mode(MODE_SECRET)
             .open(path)?;
+        // Not only when it is new: an earlier append may have made it and failed before the folder
+        // was synced.
+        let was_empty = file.metadata()?.len() == 0;
         file.write_all(content)?;
         file.sync_data()?;
-        if is_new { sync_parent(path) } else { Ok(()) }
+        if was_empty { sync_parent(path) } else { Ok(()) }
     }
 
     fn length(&self, path: &Path) -> io::Result<u64> {
@@ -125,7 +127,6 @@ impl Disk for OsDisk {
     }
 
     fn open_store(&self, path: &Path) -> io::Result<Box<dyn StoreBackend>> {
-        let is_new = !path.try_exists()?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -133,9 +134,10 @@ impl Disk for OsDisk {
             .truncate(false)
             .mode(MODE_SECRET)
             .open(path)?;
-        if is_new {
+        if file.metadata()?.len() == 0 {
             sync_parent(path)?;
         }
+        read_from_device(&file);
         let backend = redb::backends::FileBackend::new(file).map_err(io::Error::other)?;
         Ok(Box::new(backend))
     }
@@ -149,6 +151,16 @@ impl Disk for OsDisk {
         if let Err(error) = finished {
             tracing::error!(%error, "blocking work failed");
         }
+    }
+}
+
+/// Lets the system forget the clean pages of a file. After a failed sync they are what was written
+/// and not what is on the device, and a store that is opened again has to begin with the latter:
+/// a later sync does not write them.
+fn read_from_device(file: &File) {
+    let all = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+    if let Err(error) = posix_fadvise(file, 0, 0, all) {
+        tracing::debug!(%error, "the system keeps its pages of the file");
     }
 }
 

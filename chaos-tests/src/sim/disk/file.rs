@@ -136,6 +136,23 @@ impl File {
         self.pending.push(Pending::SetLength(length));
     }
 
+    /// The machine forgets what it has in memory of synced content, and reads it from the platter.
+    pub fn reread(&mut self) {
+        self.now.clone_from(&self.synced);
+        for change in &self.pending {
+            match change {
+                Pending::SetLength(length) => self.now.resize(index(*length), 0),
+                Pending::Write { offset, bytes, .. } => {
+                    let (start, end) = (index(*offset), index(*offset) + bytes.len());
+                    if end > self.now.len() {
+                        self.now.resize(end, 0);
+                    }
+                    self.now[start..end].copy_from_slice(bytes);
+                }
+            }
+        }
+    }
+
     pub fn sync(&mut self) {
         self.settle(&Fate::everything());
     }

@@ -107,6 +107,21 @@ pub struct Image {
     files: Vec<(PathBuf, u32, Vec<u8>)>,
 }
 
+/// An error that waits for its operation.
+#[derive(Debug)]
+pub(super) struct Armed {
+    pub operation: Operation,
+    pub path: Option<PathBuf>,
+    /// Operations that succeed before it.
+    pub skip: u64,
+}
+
+impl Armed {
+    fn is_for(&self, operation: Operation, path: &Path) -> bool {
+        self.operation == operation && self.path.as_deref().is_none_or(|wanted| wanted == path)
+    }
+}
+
 /// What shall become of an operation.
 enum Verdict {
     Proceed,
@@ -128,7 +143,7 @@ pub(super) struct Platter {
     next_id: u64,
     pub crash_at: Option<u64>,
     pub faults: Faults,
-    pub fail_next: Vec<(Operation, Option<PathBuf>)>,
+    pub armed: Vec<Armed>,
     pub capacity: Option<u64>,
     pub operations: Operations,
     pub coverage: Coverage,
@@ -152,7 +167,7 @@ impl Platter {
             next_id: 0,
             crash_at: None,
             faults: Faults::default(),
-            fail_next: Vec::new(),
+            armed: Vec::new(),
             capacity: None,
             operations: Operations::default(),
             coverage: Coverage::default(),
@@ -349,11 +364,15 @@ impl Platter {
     }
 
     fn shall_fail(&mut self, operation: Operation, path: &Path, afflicted: bool) -> bool {
-        let armed = self.fail_next.iter().position(|(kind, file)| {
-            *kind == operation && file.as_deref().is_none_or(|file| file == path)
+        let mut due = false;
+        self.armed.retain_mut(|armed| {
+            if armed.is_for(operation, path) {
+                due |= armed.skip == 0;
+                armed.skip = armed.skip.wrapping_sub(1);
+            }
+            armed.skip != u64::MAX
         });
-        if let Some(armed) = armed {
-            self.fail_next.remove(armed);
+        if due {
             return true;
         }
         let probability = self.faults.errors.get(&operation).copied().unwrap_or(0.0);
@@ -504,14 +523,11 @@ impl Platter {
         created.map(|()| file)
     }
 
-    /// The file, and whether it had to be created.
-    pub fn open_or_create(&mut self, path: &Path) -> io::Result<(FileId, bool)> {
+    /// The file, created if missing.
+    pub fn open_or_create(&mut self, path: &Path) -> io::Result<FileId> {
         match self.file_at(path) {
-            Ok(file) => Ok((file, false)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Ok((self.create(path, MODE_SECRET)?, true))
-            }
-            Err(error) => Err(error),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.create(path, MODE_SECRET),
+            found => found,
         }
     }
 
@@ -603,6 +619,15 @@ impl Platter {
 
     pub fn open(&mut self, file: FileId) {
         *self.open.entry(file).or_default() += 1;
+    }
+
+    /// A store begins with what is on the platter: as the machine's disk does, it has clean pages
+    /// forgotten, some of which an earlier life may have failed to sync.
+    pub fn open_store(&mut self, file: FileId) {
+        if !self.open.contains_key(&file) {
+            self.file(file).reread();
+        }
+        self.open(file);
     }
 
     /// A handle of this life was closed.
