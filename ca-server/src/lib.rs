@@ -27,3 +27,17 @@ pub use app::{RunningServer, Server, run};
 
 /// Consensus on the state of the trust domain.
 pub type Consensus = raft::Consensus<state::State>;
+
+/// The simulator's disk, by its source: what uses it here is not reachable from outside, and a
+/// dependency on the simulator would go round in a circle.
+#[cfg(test)]
+#[path = "../../chaos-tests/src/sim"]
+#[allow(
+    dead_code,
+    unused_imports,
+    clippy::expect_used,
+    reason = "a test tool that these tests use a part of"
+)]
+mod sim {
+    pub mod disk;
+}

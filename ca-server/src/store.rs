@@ -40,6 +40,16 @@ pub enum StoreError {
         /// Table and key.
         record: String,
     },
+    /// A file as a whole is not what was written: its own checksums do not fit. The member
+    /// has to be rebuilt under a new id.
+    #[error("{file} is damaged")]
+    Corrupted {
+        /// File of the store.
+        file: &'static str,
+        /// What `redb` says.
+        #[source]
+        source: Arc<redb::Error>,
+    },
     /// The file system or `redb` refused. After a failed write nothing is written again.
     #[error("{file} cannot be read or written")]
     Io {
@@ -72,9 +82,10 @@ pub enum StoreError {
 impl StoreError {
     /// Wraps whichever of `redb`'s errors for `file`.
     pub(crate) fn io(file: &'static str, source: impl Into<redb::Error>) -> Self {
-        Self::Io {
-            file,
-            source: Arc::new(source.into()),
+        let source = Arc::new(source.into());
+        match *source {
+            redb::Error::Corrupted(_) => Self::Corrupted { file, source },
+            _ => Self::Io { file, source },
         }
     }
 }

@@ -28,7 +28,7 @@ use super::tail::{
     read_counted,
 };
 use crate::store::StoreError;
-use crate::store::database::{Commit, IndexedTable, NamedTable, Reading, SealedDatabase};
+use crate::store::database::{Commit, IndexedTable, NamedTable, Reading, SealedDatabase, Trust};
 use crate::store::record::Damage;
 
 const HASHES_FILE: &str = "hashes.redb";
@@ -104,7 +104,8 @@ impl HashStore {
     /// # Errors
     /// When the file cannot be used or is damaged.
     pub fn open(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, StoreError> {
-        let database = SealedDatabase::open(&*disk, path, HASHES_FILE, Commit::TwoPhase)?;
+        let database =
+            SealedDatabase::open(&*disk, path, HASHES_FILE, Commit::TwoPhase, Trust::AsRead)?;
         let edge = Edge::load(&database.read()?)?;
         Ok(Self(Arc::new(Shared {
             size: watch::Sender::new(edge.frontier.size()),

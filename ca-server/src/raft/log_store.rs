@@ -33,7 +33,7 @@ use self::writer::{Job, Mutation};
 use super::batch::WriteStage;
 use super::type_config::{Entry, LogId, NodeId, StorageError, StorageIoError, TypeConfig, Vote};
 use crate::store::StoreError;
-use crate::store::database::{Commit, SealedDatabase};
+use crate::store::database::{Commit, SealedDatabase, Trust};
 
 /// Jobs that may wait for the writer. openraft waits for each of its own, so this is
 /// reached only by a burst of marks; then the maker of the next one waits.
@@ -68,7 +68,8 @@ impl LogStore {
         path: &Path,
         owner: &Owner,
     ) -> Result<(Self, LogWriter), StoreError> {
-        let database = SealedDatabase::open(&*disk, path, LOG_FILE, Commit::OnePhase)?;
+        let database =
+            SealedDatabase::open(&*disk, path, LOG_FILE, Commit::OnePhase, Trust::Checked)?;
         let database = Arc::new(database);
         let Opened { owner, view } = tables::load(&database, owner)?;
         let (jobs, waiting) = mpsc::channel(JOBS_MAX);
@@ -100,6 +101,12 @@ impl LogStore {
     #[must_use]
     pub fn last_log_id(&self) -> Option<LogId> {
         self.shared.view().last()
+    }
+
+    /// The last entry that the log had and has no more.
+    #[must_use]
+    pub fn purged(&self) -> Option<LogId> {
+        self.shared.view().purged()
     }
 
     /// Why the log takes no further write, if it does not.

@@ -20,6 +20,7 @@ use super::log_store::{LogStore, LogWriter, Owner};
 use super::machine::MachineError;
 use super::type_config::NodeId;
 use crate::store::checkpoint::CheckpointStore;
+use crate::store::database;
 use crate::store::leaves::LeafStore;
 use crate::store::record::{self, Damage};
 use crate::store::{StoreError, StorePaths};
@@ -128,7 +129,10 @@ pub fn open_stores(host: &Host, config: &RaftConfig) -> Result<Stores, OpenError
     let noted = read_owner(&*host.disk, &paths)?;
     if let Some(owner) = &noted {
         check_owner(owner, config)?;
-        if !exists(&*host.disk, &paths, paths.log())? {
+        let log = paths.log();
+        let unmade = database::is_unmade(&*host.disk, &log);
+        let unmade = unmade.map_err(|source| folder_error(&paths, source))?;
+        if unmade || !exists(&*host.disk, &paths, log)? {
             return Err(OpenError::LogMissing { path: paths.log() });
         }
     }

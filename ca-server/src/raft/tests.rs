@@ -12,6 +12,7 @@
 
 mod clocks;
 mod cluster;
+mod crashes;
 mod disk;
 mod divergence;
 mod harness;

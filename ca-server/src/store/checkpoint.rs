@@ -16,10 +16,13 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 
 use super::StoreError;
-use super::database::{Commit, IndexedTable, NamedTable, SealedDatabase};
+use super::database::{Commit, IndexedTable, NamedTable, SealedDatabase, Trust};
 use super::record::Damage;
 
-const STATE_FILE: &str = "state.redb";
+/// Name of the file in errors.
+pub const STATE_FILE: &str = "state.redb";
+/// The record without which there is no checkpoint.
+pub const HEAD_RECORD: &str = "meta/head";
 const META: NamedTable = NamedTable::new("meta");
 const HEAD: &str = "head";
 const PIECES: IndexedTable = IndexedTable::new("pieces");
@@ -48,7 +51,8 @@ impl CheckpointStore {
     /// # Errors
     /// When the file cannot be used.
     pub fn open(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, StoreError> {
-        let database = SealedDatabase::open(&*disk, path, STATE_FILE, Commit::TwoPhase)?;
+        let database =
+            SealedDatabase::open(&*disk, path, STATE_FILE, Commit::TwoPhase, Trust::Checked)?;
         Ok(Self {
             database: Arc::new(database),
             disk,
@@ -104,7 +108,7 @@ fn load(database: &SealedDatabase) -> Result<Option<Checkpoint>, StoreError> {
         return Ok(None);
     };
     let head = pb::CheckpointHead::decode(head.as_slice())
-        .map_err(|_| damaged("meta/head", Damage::Content))?;
+        .map_err(|_| damaged(HEAD_RECORD, Damage::Content))?;
     let mut content = BytesMut::new();
     let mut next = 0_u64;
     reading.range(PIECES, 0, u64::MAX, |index, piece| {

@@ -2,8 +2,11 @@
 //!
 //! Responsible for: opening a store through the disk seam and reading and writing
 //! sealed records. Always holds: a failed commit closes the file for good; reads are
-//! not affected by a writer. Not here: which tables there are.
+//! not affected by a writer; a file that power left while it was being made is made
+//! anew, every other one that is not a store is refused. Not here: which tables there
+//! are.
 
+use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,10 +32,47 @@ const CACHE_BYTES: usize = 16 * 1024 * 1024;
 /// How a commit reaches the disk; one way per file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Commit {
-    /// One sync. After a crash the whole file is checked, so the file has to stay small.
+    /// One sync. After a crash the whole file is checked, so the file has to stay small; if
+    /// the last commit is not whole then, it counts as one that nobody was told of.
     OnePhase,
     /// Two syncs; reopening after a crash is immediate. For files with rare commits.
     TwoPhase,
+}
+
+/// How far a file is trusted when it is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// Every page is checked. For files in which something that is gone is not missed: a
+    /// flipped bit can hide records, and a record that is hidden has no checksum to fail.
+    Checked,
+    /// Pages are read when they are wanted. For files of any size whose readers know
+    /// which records have to be there.
+    AsRead,
+}
+
+/// `redb`'s mark at the start of a file, which it writes when the file is complete.
+const MARK_LEN: u64 = 9;
+/// Before, it writes into the first page only.
+const FIRST_PAGE: usize = 4096;
+/// A file without any record is not longer.
+const UNMADE_LEN_MAX: u64 = 16 * 1024 * 1024;
+
+/// True if the file is one that `redb` was making when power went. It refuses such a
+/// file, and nothing was ever written to it: there is no mark, and no page but the first.
+///
+/// # Errors
+/// When the disk does.
+pub fn is_unmade(disk: &dyn Disk, path: &Path) -> io::Result<bool> {
+    let length = match disk.length(path) {
+        Ok(length) => length,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let is_blank = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+    if length == 0 || length > UNMADE_LEN_MAX || !is_blank(&disk.read_from(path, 0, MARK_LEN)?) {
+        return Ok(false);
+    }
+    Ok(disk.read(path)?.get(FIRST_PAGE..).is_none_or(is_blank))
 }
 
 /// One open file.
@@ -54,15 +94,20 @@ impl SealedDatabase {
         path: &Path,
         file: &'static str,
         commit: Commit,
+        trust: Trust,
     ) -> Result<Self, StoreError> {
-        let backend = disk
-            .open_store(path)
-            .map_err(|source| StoreError::io(file, redb::StorageError::Io(source)))?;
+        let io = |source| StoreError::io(file, redb::StorageError::Io(source));
+        if is_unmade(disk, path).map_err(io)? {
+            tracing::info!(path = %path.display(), "making a file anew whose making was cut off");
+            disk.remove_file(path).map_err(io)?;
+        }
+        let backend = disk.open_store(path).map_err(io)?;
         // On a file that rotted, the library may hit an assertion of its own before it finds the damage.
         // Nothing of it is kept then.
         let opened = std::panic::catch_unwind(AssertUnwindSafe(|| {
             Builder::new()
                 .set_cache_size(CACHE_BYTES)
+                .set_check_integrity_on_open(trust == Trust::Checked)
                 .create_with_backend(backend)
         }));
         let database = opened

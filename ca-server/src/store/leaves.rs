@@ -19,7 +19,7 @@ use prost::Message;
 use thiserror::Error;
 
 use super::StoreError;
-use super::database::{Commit, IndexedTable, NamedTable, SealedDatabase};
+use super::database::{Commit, IndexedTable, NamedTable, SealedDatabase, Trust};
 use super::ranges::Ranges;
 use super::record::Damage;
 
@@ -84,7 +84,8 @@ impl LeafStore {
     /// # Errors
     /// When the file cannot be used or its manifest is damaged.
     pub fn open(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, StoreError> {
-        let database = SealedDatabase::open(&*disk, path, LEAVES_FILE, Commit::TwoPhase)?;
+        let database =
+            SealedDatabase::open(&*disk, path, LEAVES_FILE, Commit::TwoPhase, Trust::AsRead)?;
         let manifest = match database.read()?.named(META, MANIFEST)? {
             Some(bytes) => Manifest::decode(&bytes).ok_or_else(|| StoreError::Damaged {
                 file: LEAVES_FILE,

@@ -34,6 +34,8 @@ use crate::raft::session::{Own, Sessions};
 use crate::raft::status::{Agreement, StatusWatch};
 use crate::raft::type_config::Raft;
 use crate::raft::waiters::Waiters;
+use crate::store::StoreError;
+use crate::store::checkpoint::{HEAD_RECORD, STATE_FILE};
 
 /// Time for a Hello when this member starts.
 const GREET_TIMEOUT: Duration = Duration::from_secs(2);
@@ -64,6 +66,7 @@ impl<S: ReplicatedState> Consensus<S> {
         let machine = Machine::open(checkpoints, leaves, waiters.clone(), marks.clone()).await?;
         reach(Step::StateRestored);
         let (log, writer) = (stores.log, stores.writer);
+        check_checkpoint(&log, &machine)?;
         // The failure is noted in the log's view and in every answer.
         tasks.spawn("raft log writer", async move { drop(writer.run().await) });
         let peers = peers(host, config, &auth, &log);
@@ -151,6 +154,22 @@ impl<S: ReplicatedState> Consensus<S> {
         let halt = halt_when_diverged(inner.raft.clone(), inner.marks.clone());
         tasks.spawn("raft divergence", until(tasks.token(), halt));
     }
+}
+
+/// Purge never passes the last durable checkpoint; so if the log starts behind it, the checkpoint
+/// is gone. The library would say that entries are missing, which sends an operator to the wrong file.
+fn check_checkpoint<S: ReplicatedState>(
+    log: &LogStore,
+    machine: &Machine<S>,
+) -> Result<(), OpenError> {
+    let applied = machine.progress().borrow().applied;
+    if log.purged().map(|id| id.index) > applied.map(|id| id.index) {
+        return Err(OpenError::Store(StoreError::Missing {
+            file: STATE_FILE,
+            record: HEAD_RECORD.to_owned(),
+        }));
+    }
+    Ok(())
 }
 
 async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {

@@ -15,7 +15,7 @@ use crate::raft::{
     ClusterId, Consensus, MembershipError, OpenError, ProposeError, RaftConfig, RaftFault, Role,
     folder_owner,
 };
-use crate::store::database::{Commit, IndexedTable, SealedDatabase};
+use crate::store::database::{Commit, IndexedTable, SealedDatabase, Trust};
 use crate::store::leaves::ReadLeavesError;
 
 #[tokio::test(start_paused = true)]
@@ -576,7 +576,8 @@ async fn leaves_of_a_peer_that_lies_are_thrown_away() {
     cluster.stop(2).await;
     let path = Path::new("/data/leaves.redb");
     let disk = cluster.disks[&2].clone();
-    let leaves = SealedDatabase::open(&disk, path, "leaves.redb", Commit::TwoPhase).unwrap();
+    let leaves =
+        SealedDatabase::open(&disk, path, "leaves.redb", Commit::TwoPhase, Trust::AsRead).unwrap();
     let table = IndexedTable::new("leaves");
     leaves
         .write(|writing| writing.put(table, 7, b"a lie"))

@@ -1,0 +1,545 @@
+//! The stores of a member on a disk that loses power at any operation, tears what was not synced,
+//! and rots: nothing acknowledged is lost, nothing damaged is taken for whole.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mintmark_identity::clock::Timestamp;
+use mintmark_identity::entropy::SeededEntropy;
+use mintmark_proto::mintmark::raft::v1 as pb;
+use mintmark_runtime::Host;
+use mintmark_runtime::disk::Disk;
+use mintmark_runtime::task::Tasks;
+use mintmark_runtime::testing::{ElapsedClock, MemoryNetwork};
+use openraft::RaftLogReader;
+use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
+
+use super::harness::{CLUSTER, Strangers, address, admin, status_is};
+use super::log::{LOG_PATH, entries_of, entry, open_log, owner};
+use super::state::{Names, add};
+use crate::raft::log_store::LogStore;
+use crate::raft::type_config::{Entry, StorageError, Vote};
+use crate::raft::{Consensus, OpenError, RaftConfig};
+use crate::sim::disk::{Coverage, Image, Operation, SimDisk, Survival};
+use crate::store::StoreError;
+
+/// What was acknowledged of a log, and what may be there beside it.
+#[derive(Debug, Default, Clone)]
+struct Seen {
+    vote: Option<Vote>,
+    peers: u64,
+    entries: Vec<Entry>,
+    /// Other contents that the log may have: what was being written.
+    instead: Vec<Vec<Entry>>,
+    /// Entries below may be gone: a purge was asked for.
+    purged: u64,
+}
+
+impl Seen {
+    fn start(&mut self, next: Vec<Entry>) {
+        self.instead.push(next);
+    }
+
+    fn acknowledge(&mut self) {
+        if let Some(last) = self.instead.pop() {
+            self.entries = last;
+            self.instead.clear();
+        }
+    }
+
+    fn check(&self, found: &[Entry], context: &str) {
+        let first = found.first().map_or(0, |first| first.log_id.index);
+        assert!(
+            first <= self.purged,
+            "{context}: {first} is purged, not {}",
+            self.purged
+        );
+        let first = usize::try_from(first).unwrap();
+        let held = std::iter::once(&self.entries)
+            .chain(&self.instead)
+            .any(|may_be| may_be.get(first..) == Some(found));
+        // An append in two jobs may be there by half; it is a prefix of what was started.
+        let partly = self.instead.last().is_some_and(|last| {
+            last.starts_with(&self.entries)
+                && found.len() + first >= self.entries.len()
+                && last.get(first..first + found.len()) == Some(found)
+        });
+        let (all, may_be) = (self.entries.len(), self.instead.len());
+        let last = found.last().map(|last| last.log_id);
+        assert!(
+            held || partly,
+            "{context}: ends with {last:?}; {all} sure, {may_be} others"
+        );
+    }
+}
+
+fn memory(round: u64) -> pb::PeerMemory {
+    pb::PeerMemory {
+        incarnation: vec![u8::try_from(round).unwrap(); 16],
+        ..Default::default()
+    }
+}
+
+/// Three terms: a vote, appends, a tail that is replaced, a peer to remember, a purge.
+async fn live(log: &mut LogStore, seen: &mut Seen) -> Result<(), StorageError> {
+    for round in 1..=3_u64 {
+        let vote = Vote::new(round * 10, 1);
+        log.save_vote(&vote).await?;
+        seen.vote = Some(vote);
+        for _ in 0..2 {
+            let next = seen.entries.len() as u64;
+            let batch: Vec<Entry> = (next..next + 4).map(|i| entry(round * 10, i)).collect();
+            seen.start([seen.entries.clone(), batch.clone()].concat());
+            log.blocking_append(batch).await?;
+            seen.acknowledge();
+        }
+        let since = seen.entries.len() - 3;
+        log.truncate(seen.entries[since].log_id).await?;
+        let replacement = entry(round * 10 + 5, since as u64);
+        seen.start([&seen.entries[..since], std::slice::from_ref(&replacement)].concat());
+        log.blocking_append([replacement]).await?;
+        seen.acknowledge();
+        if log.remember_peer(7, memory(round), true).await.is_err() {
+            return Ok(());
+        }
+        seen.peers = round;
+        seen.purged = seen.entries.len() as u64 - 4;
+        log.purge(seen.entries[since - 5].log_id).await?;
+    }
+    log.save_vote(&Vote::new(90, 1)).await?;
+    seen.vote = Some(Vote::new(90, 1));
+    // The last one fails when the disk does; what it wrote is acknowledged by what came before.
+    let _ = log.close().await;
+    Ok(())
+}
+
+/// Lives on this disk until it ends or power goes.
+async fn life(disk: &SimDisk) -> Seen {
+    let mut seen = Seen::default();
+    if let Ok(mut log) = open_log(disk) {
+        let _ = live(&mut log, &mut seen).await;
+    }
+    settle().await;
+    seen
+}
+
+/// Lets the log's writer come to its end, so that nothing holds the file.
+async fn settle() {
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn check_log(disk: &SimDisk, seen: &Seen, context: &str) {
+    let mut log = open_log(disk).unwrap_or_else(|error| panic!("{context}: {error:?}"));
+    let found = entries_of(&log).await;
+    seen.check(&found, context);
+    assert!(log.read_vote().await.unwrap() >= seen.vote, "{context}");
+    let peers = log.peers();
+    let remembered = peers.first().map_or(0, |(_, memory)| memory.incarnation[0]);
+    assert!(u64::from(remembered) >= seen.peers, "{context}: {peers:?}");
+    drop(log);
+    settle().await;
+}
+
+fn disk_of(image: &Image, seed: u64) -> SimDisk {
+    let disk = SimDisk::new(seed);
+    disk.set_image(image);
+    disk.restart()
+}
+
+fn add_up(sum: &mut Coverage, one: Coverage) {
+    sum.crashes_in_operation += one.crashes_in_operation;
+    sum.crashes_with_unsynced += one.crashes_with_unsynced;
+    sum.writes_lost += one.writes_lost;
+    sum.writes_torn += one.writes_torn;
+}
+
+#[tokio::test]
+async fn a_crash_at_any_operation_of_the_log_loses_nothing_acknowledged() {
+    let whole = SimDisk::new(1);
+    life(&whole).await;
+    let mut covered = Coverage::default();
+    for operation in 0..whole.operations().total() {
+        for seed in [operation, operation + 1_000_000] {
+            let context = format!("seed {seed}, crash at {operation}");
+            let disk = SimDisk::new(seed);
+            disk.crash_at(operation);
+            let seen = life(&disk).await;
+            if !disk.is_alive() {
+                add_up(&mut covered, disk.coverage());
+                let disk = disk.restart();
+                check_log(&disk, &seen, &context).await;
+                // And it can be written again.
+                let mut log = open_log(&disk).unwrap();
+                log.save_vote(&Vote::new(99, 1)).await.unwrap();
+            }
+        }
+    }
+    println!("{covered:?}");
+    assert!(covered.crashes_in_operation > 200, "{covered:?}");
+    assert!(covered.writes_torn > 50, "{covered:?}");
+}
+
+#[tokio::test]
+async fn a_crash_at_any_operation_of_the_recovery_loses_nothing_either() {
+    let whole = SimDisk::new(1);
+    life(&whole).await;
+    let mut crashes = 0;
+    for first in (0..whole.operations().total()).step_by(3) {
+        let disk = SimDisk::new(first);
+        disk.crash_at(first);
+        let seen = life(&disk).await;
+        if disk.is_alive() {
+            continue;
+        }
+        let image = disk.image();
+        for second in 0.. {
+            let context = format!("crash at {first}, and at {second} of the recovery");
+            let disk = disk_of(&image, first * 1000 + second);
+            disk.crash_at(second);
+            let opened = open_log(&disk).is_ok();
+            settle().await;
+            if disk.is_alive() {
+                assert!(opened, "{context}");
+                break;
+            }
+            crashes += 1;
+            check_log(&disk.restart(), &seen, &context).await;
+        }
+    }
+    println!("{crashes} crashes in recoveries");
+    assert!(crashes > 500, "{crashes}");
+}
+
+#[tokio::test]
+async fn after_a_failed_sync_the_log_takes_nothing_and_comes_back_with_what_it_acknowledged() {
+    let whole = SimDisk::new(1);
+    life(&whole).await;
+    for number in 0..whole.operations().of(Operation::Sync) {
+        for seed in 0..6 {
+            let context = format!("seed {seed}, sync {number} failed");
+            let disk = SimDisk::new(seed);
+            let mut seen = Seen::default();
+            if let Ok(mut log) = open_log(&disk) {
+                disk.fail_after(Operation::Sync, number);
+                let _ = live(&mut log, &mut seen).await;
+            }
+            settle().await;
+            // The process is started anew on a machine that runs on, writes, and loses power.
+            disk.kill();
+            disk.disarm();
+            let disk = disk.restart();
+            let log = open_log(&disk);
+            let mut log = log.unwrap_or_else(|error| panic!("{context}: {error:?}"));
+            let mut after = entries_of(&log).await;
+            seen.check(&after, &context);
+            let next = log.last_log_id().map_or(0, |last| last.index + 1);
+            let more: Vec<Entry> = (next..next + 6).map(|i| entry(70, i)).collect();
+            after.extend(more.clone());
+            log.blocking_append(more).await.unwrap();
+            disk.crash();
+            drop(log);
+            settle().await;
+            let log = open_log(&disk.restart());
+            let log = log.unwrap_or_else(|error| panic!("{context}, then power: {error:?}"));
+            assert_eq!(entries_of(&log).await, after, "{context}");
+        }
+    }
+}
+
+/// Everything that is read of a log.
+async fn content(disk: &SimDisk) -> Result<(Vec<Entry>, Option<Vote>, usize), String> {
+    let opened = catch_unwind(AssertUnwindSafe(|| open_log(disk)));
+    let log = match opened {
+        Ok(Ok(log)) => log,
+        Ok(Err(error)) => return Err(format!("{error:?}")),
+        Err(_) => return Err("panic".to_owned()),
+    };
+    let read = log.clone().try_get_log_entries(..).await;
+    let read = read.map_err(|error| error.to_string());
+    let vote = log.clone().read_vote().await.unwrap();
+    let peers = log.peers().len();
+    drop(log);
+    settle().await;
+    Ok((read?, vote, peers))
+}
+
+/// Bits of the file where anything is written.
+fn written_bits(image: &Image) -> Vec<u64> {
+    let disk = disk_of(image, 0);
+    let file = disk.read(Path::new(LOG_PATH)).unwrap();
+    (0_u64..)
+        .zip(file.chunks(64))
+        .filter(|(_, chunk)| chunk.iter().any(|byte| *byte != 0))
+        .flat_map(|(number, _)| (number * 512)..(number + 1) * 512)
+        .collect()
+}
+
+/// What flipping bits did.
+#[derive(Debug, Default)]
+struct Rot {
+    refused: u64,
+    harmless: u64,
+    /// The last commit is gone, and nothing else.
+    shorter: u64,
+    panics: u64,
+}
+
+/// Flips bits all over the file, one at a time.
+async fn rot(image: &Image, step: usize) -> Rot {
+    let whole = content(&disk_of(image, 0)).await.unwrap();
+    let mut rot = Rot::default();
+    for bit in written_bits(image).iter().step_by(step) {
+        let disk = disk_of(image, *bit);
+        assert!(disk.flip_bit(Path::new(LOG_PATH), *bit));
+        match content(&disk).await {
+            Ok(found) if found == whole => rot.harmless += 1,
+            Ok((found, vote, _)) => {
+                let last = whole.0.len() - LAST_COMMIT..;
+                assert!(
+                    found == whole.0[..last.start] && vote == whole.1,
+                    "bit {bit}"
+                );
+                rot.shorter += 1;
+            }
+            Err(error) if error == "panic" => rot.panics += 1,
+            Err(_) => rot.refused += 1,
+        }
+    }
+    println!("{rot:?}");
+    assert!(rot.refused + rot.shorter > 100, "{rot:?}");
+    assert_eq!(rot.panics, 0);
+    rot
+}
+
+/// Entries of the last commit of [`written_log`].
+const LAST_COMMIT: usize = 4;
+
+fn many() -> Vec<Entry> {
+    (0..60).map(|index| entry(3, index)).collect()
+}
+
+/// A log with entries of several commits.
+async fn written_log(disk: &SimDisk) {
+    let mut log = open_log(disk).unwrap();
+    log.save_vote(&Vote::new(3, 1)).await.unwrap();
+    log.remember_peer(2, memory(1), true).await.unwrap();
+    for batch in many().chunks(7) {
+        log.blocking_append(batch.to_vec()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_flipped_bit_is_refused_or_changes_nothing() {
+    let disk = SimDisk::new(1);
+    written_log(&disk).await;
+    settle().await;
+    assert_eq!(rot(&disk.image(), 61).await.shorter, 0);
+}
+
+/// After a power cut, a last commit that is damaged looks like one that was never whole: peers, who
+/// know what was acknowledged, tell them apart. Nothing before it is ever lost in silence.
+#[tokio::test]
+async fn a_flipped_bit_after_a_crash_hides_the_last_commit_at_most() {
+    let disk = SimDisk::new(1);
+    written_log(&disk).await;
+    disk.crash_with(Survival::Nothing);
+    settle().await;
+    assert!(rot(&disk.image(), 211).await.shorter > 0);
+}
+
+#[tokio::test]
+async fn a_first_start_that_is_cut_off_anywhere_can_be_repeated() {
+    let start = |disk: &SimDisk| open_log(disk).map(|log| *log.owner() == owner());
+    let whole = SimDisk::new(1);
+    assert!(start(&whole).unwrap());
+    settle().await;
+    for operation in 0..whole.operations().total() {
+        for seed in 0..20 {
+            let disk = SimDisk::new(seed * 1000 + operation);
+            disk.crash_at(operation);
+            let _ = start(&disk);
+            settle().await;
+            disk.crash();
+            let context = format!("seed {seed}, crash at {operation}");
+            let started = start(&disk.restart());
+            assert!(
+                started.unwrap_or_else(|error| panic!("{context}: {error:?}")),
+                "{context}"
+            );
+            settle().await;
+        }
+    }
+}
+
+/// A member that is a cluster of its own, with everything that a server keeps on disk.
+struct Member {
+    consensus: Consensus<Names>,
+    tasks: Tasks,
+}
+
+async fn start(disk: &SimDisk, seed: u64) -> Result<Member, OpenError> {
+    let host = Host {
+        clock: Arc::new(ElapsedClock::new(Timestamp::from_unix_secs(1_700_000_000))),
+        entropy: Arc::new(SeededEntropy::new(seed)),
+        network: Arc::new(MemoryNetwork::new()),
+        disk: Arc::new(disk.clone()),
+    };
+    let config = RaftConfig {
+        snapshot_every: 4,
+        entries_kept: 2,
+        ..RaftConfig::new(1, CLUSTER, address(1), "/data")
+    };
+    let tasks = Tasks::new();
+    let auth = Arc::new(Strangers::default());
+    match Consensus::open(&host, &config, auth, &tasks).await {
+        Ok(consensus) => Ok(Member { consensus, tasks }),
+        Err(error) => {
+            tasks.shutdown(Duration::ZERO).await;
+            Err(error)
+        }
+    }
+}
+
+impl Member {
+    /// Becomes a cluster unless it is one, and proposes until the disk is gone. Returns the names
+    /// that were acknowledged; one more may be there.
+    async fn live(&self, disk: &SimDisk, names: &[String]) -> usize {
+        let _ = self.consensus.bootstrap().await;
+        for (done, name) in names.iter().enumerate() {
+            let proposal = self.consensus.propose(add(name), admin(), None);
+            tokio::pin!(proposal);
+            loop {
+                tokio::select! {
+                    proposed = &mut proposal => match proposed {
+                        Ok(_) => break,
+                        Err(_) => return done,
+                    },
+                    () = tokio::time::sleep(Duration::from_millis(20)) => if !disk.is_alive() {
+                        return done;
+                    },
+                }
+            }
+        }
+        names.len()
+    }
+
+    async fn end(self) {
+        self.consensus.shutdown().await;
+        self.tasks.shutdown(Duration::ZERO).await;
+        self.tasks.all_ended().await;
+    }
+
+    /// Waits until it leads, when it has applied all that it has.
+    async fn leads(&self, context: &str) -> Vec<String> {
+        let leads = async {
+            while self
+                .consensus
+                .propose(add("last"), admin(), None)
+                .await
+                .is_err()
+            {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let led = tokio::time::timeout(Duration::from_secs(60), leads).await;
+        led.unwrap_or_else(|_| panic!("{context}: {:?}", self.consensus));
+        self.consensus.read(|state| state.names.clone())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_at_any_operation_of_a_member_loses_nothing_acknowledged() {
+    let names: Vec<String> = (0..12).map(|number| format!("name {number}")).collect();
+    let whole = SimDisk::new(1);
+    let member = start(&whole, 1).await.unwrap();
+    assert_eq!(member.live(&whole, &names).await, names.len());
+    member.end().await;
+    let all = whole.operations().total();
+    let (mut crashes, mut partly) = (0, 0);
+    for operation in (0..all).step_by(2) {
+        let context = format!("crash at {operation} of {all}");
+        let disk = SimDisk::new(operation);
+        disk.crash_at(operation);
+        let mut acknowledged = 0;
+        if let Ok(member) = start(&disk, operation).await {
+            acknowledged = member.live(&disk, &names).await;
+            disk.crash();
+            member.end().await;
+        }
+        disk.crash();
+        crashes += disk.coverage().crashes_in_operation;
+        // Power goes a second time while it comes back.
+        let mut disk = disk.restart();
+        disk.crash_at(disk.operations().total() + operation % 97);
+        if let Ok(member) = start(&disk, operation + 1).await {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            disk.crash();
+            member.end().await;
+        }
+        disk.crash();
+        disk = disk.restart();
+        let member = start(&disk, operation + 2).await;
+        let member = member.unwrap_or_else(|error| panic!("{context}: {error:?}"));
+        let _ = member.consensus.bootstrap().await;
+        let mut found = member.leads(&context).await;
+        assert_eq!(found.pop().as_deref(), Some("last"), "{context}");
+        assert!(names.starts_with(&found), "{context}: {found:?}");
+        assert!(
+            found.len() >= acknowledged,
+            "{context}: {found:?} of {acknowledged}"
+        );
+        partly += u64::from(found.len() > acknowledged);
+        member.end().await;
+    }
+    println!("{crashes} crashes in {all} operations, {partly} commands that nobody was told of");
+    assert!(crashes > 100, "{crashes}");
+}
+
+#[tokio::test]
+async fn damage_that_opening_finds_is_an_error_that_says_so() {
+    let disk = SimDisk::new(1);
+    written_log(&disk).await;
+    settle().await;
+    let file = disk.read(Path::new(LOG_PATH)).unwrap();
+    let needle = b"content of entry 30 ";
+    // Some places are of pages that are not used any more.
+    for (place, window) in (0_u64..).zip(file.windows(needle.len())) {
+        if window == needle {
+            disk.flip_bit(Path::new(LOG_PATH), place * 8);
+        }
+    }
+    let error = open_log(&disk).map(|_| ()).unwrap_err();
+    assert!(matches!(error, StoreError::Corrupted { .. }), "{error:?}");
+    assert_eq!(error.to_string(), "log.redb is damaged");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_that_is_gone_is_not_taken_for_an_empty_state() {
+    let names: Vec<String> = (0..12).map(|number| format!("name {number}")).collect();
+    let disk = SimDisk::new(1);
+    let member = start(&disk, 1).await.unwrap();
+    assert_eq!(member.live(&disk, &names).await, names.len());
+    member.consensus.snapshot().await;
+    status_is(&member.consensus, |now| now.snapshot_log_index >= Some(13)).await;
+    member.consensus.purge().await;
+    // What is purged reaches the disk with the next write.
+    member
+        .consensus
+        .propose(add("one more"), admin(), None)
+        .await
+        .unwrap();
+    member.end().await;
+    disk.remove_file(Path::new("/data/state.redb")).unwrap();
+    let error = start(&disk, 2)
+        .await
+        .err()
+        .expect("half of the state is gone");
+    assert!(
+        matches!(error, OpenError::Store(StoreError::Missing { .. })),
+        "{error:?}"
+    );
+}
