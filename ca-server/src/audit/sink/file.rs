@@ -1,9 +1,11 @@
 //! A file with one JSON document on each line.
 //!
-//! Always: a line is durable before the cursor says so; the file never has an index twice and never
-//! misses one. After a crash the file's last line tells what it has, and a part of a line that was
-//! being written is cut off; the cursor (`<file>.cursor`) tells it when the file is empty or gone,
-//! because somebody rotated it. One process writes to a file (`<file>.lock`).
+//! Always: a line is durable before the cursor (`<file>.cursor`) says so; the file never has an index
+//! twice and never misses one. After a crash or a failure, lines that the cursor does not know are cut
+//! off and written again: some of their blocks may never have reached the disk, though the machine
+//! still reads them. The cursor also tells where to go on when the file is empty or gone, because
+//! somebody rotated it; without a cursor the last line does. One process writes to a file
+//! (`<file>.lock`).
 //!
 //! Not here: rotation. Move the file away, or truncate it: the next leaf goes to a new one.
 
@@ -16,10 +18,13 @@ use mintmark_runtime::disk::{Disk, DiskLock, MODE_SECRET};
 use mintmark_runtime::failpoint::{Step, reach};
 use serde::{Deserialize, Serialize};
 
-use super::{AuditSink, LastLeaf, Resumption, SinkError, SinkLeaf};
+use super::{AuditSink, BATCH_LEAVES_MAX, LastLeaf, Resumption, SinkError, SinkLeaf};
 
 /// Longer than any line: a leaf has at most 1023 bytes, and escaping makes six of one.
 const LINE_LENGTH_MAX: u64 = 16 * 1024;
+/// Lines that the cursor does not know are of one batch; before them stand a whole line and a part of
+/// another.
+const UNKNOWN_LENGTH_MAX: u64 = (BATCH_LEAVES_MAX + 2) * LINE_LENGTH_MAX;
 /// Format of the cursor.
 const CURSOR_VERSION: u32 = 1;
 
@@ -141,22 +146,20 @@ impl Files {
             let (found, origin) = (cursor.log.clone(), origin.to_owned());
             return Err(SinkError::Foreign { found, origin });
         }
-        if let Some(last) = self.last_leaf(cursor.is_some())? {
-            let next = last.index.saturating_add(1);
-            return Ok(Resumption {
-                next,
-                last: Some(last),
-            });
-        }
-        let next = match cursor {
-            Some(cursor) => cursor.next,
-            None => {
+        let last = match &cursor {
+            Some(cursor) => self.last_known(cursor.next)?,
+            None => self.last_leaf()?,
+        };
+        let next = match (&last, cursor) {
+            (Some(last), _) => last.index.saturating_add(1),
+            (None, Some(cursor)) => cursor.next,
+            (None, None) => {
                 // From now on a line that was not finished is known to be ours.
                 self.write_cursor(&Cursor::new(origin, 0))?;
                 0
             }
         };
-        Ok(Resumption { next, last: None })
+        Ok(Resumption { next, last })
     }
 
     fn cursor(&self) -> Result<Option<Cursor>, SinkError> {
@@ -175,36 +178,64 @@ impl Files {
         Ok(Some(cursor))
     }
 
-    /// The leaf on the last whole line. What follows it is cut off, if the file is `known` to be ours
-    /// or that line is a leaf.
-    fn last_leaf(&self, known: bool) -> Result<Option<LastLeaf>, SinkError> {
+    /// The last leaf before `next`. What follows it is cut off, if it is ours.
+    fn last_known(&self, next: u64) -> Result<Option<LastLeaf>, SinkError> {
+        let Some(length) = present(self.disk.length(&self.path), &self.path)? else {
+            return Ok(None);
+        };
+        let start = length.saturating_sub(UNKNOWN_LENGTH_MAX);
+        let end = self.end(start, length)?;
+        let mut known = start;
+        let mut last = None;
+        let mut unknown = false;
+        let mut place = start;
+        for (number, line) in end.split_inclusive(|byte| *byte == b'\n').enumerate() {
+            place = place.saturating_add(line.len() as u64);
+            match Line::of(line) {
+                Line::Leaf(leaf) if leaf.index < next && !unknown => {
+                    last = Some(leaf);
+                    known = place;
+                }
+                Line::Leaf(leaf) if leaf.index < next => {
+                    return Err(self.unusable("its lines are out of order"));
+                }
+                Line::Leaf(_) | Line::Torn => unknown = true,
+                // The rest of a line that began before.
+                _ if number == 0 && start > 0 => known = place,
+                Line::Other => return Err(self.unusable("it holds something else")),
+            }
+        }
+        if start > 0 && last.is_none() {
+            return Err(self.unusable("its last line is longer than any of a leaf"));
+        }
+        if known < length {
+            self.cut_off(known)?;
+        }
+        Ok(last)
+    }
+
+    /// The leaf on the last whole line, for a file without a cursor. A part of a line that follows it
+    /// is cut off.
+    fn last_leaf(&self) -> Result<Option<LastLeaf>, SinkError> {
         let Some(length) = present(self.disk.length(&self.path), &self.path)? else {
             return Ok(None);
         };
         // The end holds a whole line, its break, the break before it and a part of another line.
         let start = length.saturating_sub(LINE_LENGTH_MAX.saturating_mul(2));
-        let end = self
-            .disk
-            .read_from(&self.path, start, length.saturating_sub(start))
-            .map_err(|error| failed(&self.path, error))?;
+        let end = self.end(start, length)?;
         let (whole, partial) = match end.iter().rposition(|byte| *byte == b'\n') {
             Some(line_break) => end.split_at(line_break.saturating_add(1)),
             None if start == 0 => end.split_at(0),
             None => return Err(self.unusable("its last line is longer than any of a leaf")),
         };
-        let last = match whole.strip_suffix(b"\n") {
-            Some(whole) => {
-                let line = whole
-                    .rsplit(|byte| *byte == b'\n')
-                    .next()
-                    .unwrap_or_default();
-                let leaf = serde_json::from_slice(line);
-                Some(leaf.map_err(|_| self.unusable("its last line is not a leaf"))?)
-            }
+        let mut lines = whole.split_inclusive(|byte| *byte == b'\n');
+        let last = match lines.next_back().map(Line::of) {
+            Some(Line::Leaf(leaf)) => Some(leaf),
+            Some(_) => return Err(self.unusable("its last line is not a leaf")),
             None => None,
         };
         if !partial.is_empty() {
-            if last.is_none() && !known {
+            if last.is_none() {
                 return Err(self.unusable("it holds something else"));
             }
             self.cut_off(length.saturating_sub(partial.len() as u64))?;
@@ -212,8 +243,14 @@ impl Files {
         Ok(last)
     }
 
+    fn end(&self, start: u64, length: u64) -> Result<Vec<u8>, SinkError> {
+        self.disk
+            .read_from(&self.path, start, length.saturating_sub(start))
+            .map_err(|error| failed(&self.path, error))
+    }
+
     fn cut_off(&self, length: u64) -> Result<(), SinkError> {
-        tracing::info!(file = %self.path.display(), length, "cutting off an unfinished line");
+        tracing::info!(file = %self.path.display(), length, "cutting off unfinished lines");
         self.disk
             .truncate(&self.path, length)
             .map_err(|error| failed(&self.path, error))
@@ -246,6 +283,30 @@ impl Files {
         SinkError::Unusable {
             what: self.path.display().to_string(),
             problem,
+        }
+    }
+}
+
+/// What stands on a line.
+enum Line {
+    Leaf(LastLeaf),
+    /// Nothing, or a part of a leaf: power went while it was written. Blocks that never reached the
+    /// disk read as zeros, which no leaf has.
+    Torn,
+    Other,
+}
+
+impl Line {
+    /// The line with its break, if it has one.
+    fn of(line: &[u8]) -> Self {
+        match line.strip_suffix(b"\n") {
+            None if line.len() as u64 <= LINE_LENGTH_MAX || line.contains(&0) => Self::Torn,
+            None => Self::Other,
+            Some(whole) => match serde_json::from_slice(whole) {
+                Ok(leaf) => Self::Leaf(leaf),
+                Err(_) if whole.contains(&0) => Self::Torn,
+                Err(_) => Self::Other,
+            },
         }
     }
 }

@@ -84,10 +84,17 @@ async fn after_a_crash_nothing_is_missing_and_nothing_twice() {
         ),
         (
             "between lines and cursor",
-            Some(two.as_str()),
-            cursor(0),
+            Some(three.as_str()),
+            cursor(2),
             2,
             &two,
+        ),
+        (
+            "between the first lines and the cursor",
+            Some(two.as_str()),
+            cursor(0),
+            0,
+            "",
         ),
         ("in a later line", Some(torn.as_str()), cursor(2), 2, &two),
         (
@@ -117,14 +124,32 @@ async fn after_a_crash_nothing_is_missing_and_nothing_twice() {
         if let Some(content) = cursor {
             put(&disk, CURSOR, &content);
         }
-        let mut sink = sink(&disk);
-        assert_eq!(sink.resume(ORIGIN).await.unwrap().next, expected, "{name}");
-        sink.deliver(batch(expected..expected + 2)).await.unwrap();
-        assert_eq!(
-            text(&disk),
-            format!("{kept}{}", lines(expected..expected + 2)),
-            "{name}"
-        );
+        goes_on(&disk, expected, kept, name).await;
+    }
+}
+
+/// The sink keeps this of its file, and goes on with that leaf.
+async fn goes_on(disk: &MemoryDisk, expected: u64, kept: &str, name: &str) {
+    let mut sink = sink(disk);
+    assert_eq!(sink.resume(ORIGIN).await.unwrap().next, expected, "{name}");
+    sink.deliver(batch(expected..expected + 2)).await.unwrap();
+    let lines = lines(expected..expected + 2);
+    assert_eq!(text(disk), format!("{kept}{lines}"), "{name}");
+}
+
+#[tokio::test]
+async fn blocks_that_never_reached_the_disk_are_cut_off_with_what_follows() {
+    let two = lines(0..2);
+    let holed = format!("{two}{}{}", "\0".repeat(512), &lines(2..9)[512..]);
+    for (name, file, next, kept) in [
+        ("after whole lines", holed.as_str(), 2, two.as_str()),
+        ("from the start", "\0\0\0\0\n\0\0", 0, ""),
+    ] {
+        let disk = MemoryDisk::new();
+        put(&disk, PATH, file);
+        let cursor = format!(r#"{{"version":1,"log":"{ORIGIN}","next":{next}}}"#);
+        put(&disk, CURSOR, &cursor);
+        goes_on(&disk, next, kept, name).await;
     }
 }
 
@@ -132,6 +157,7 @@ async fn after_a_crash_nothing_is_missing_and_nothing_twice() {
 async fn files_that_are_not_ours_are_left_alone() {
     let cursor = format!(r#"{{"version":1,"log":"{ORIGIN}","next":0}}"#);
     let long = "x".repeat(40_000);
+    let after_a_leaf = format!("{}hello\n", lines(0..1));
     let cases = [
         ("no line break, no cursor", "PNG", None),
         ("text", "hello\nworld\n", None),
@@ -141,6 +167,11 @@ async fn files_that_are_not_ours_are_left_alone() {
             Some(cursor.as_str()),
         ),
         ("JSON of another kind", "{\"a\":1}\n", None),
+        (
+            "text after a leaf",
+            after_a_leaf.as_str(),
+            Some(cursor.as_str()),
+        ),
         ("an endless line", long.as_str(), Some(cursor.as_str())),
         (
             "a part of a line after text",
@@ -312,3 +343,5 @@ async fn a_cursor_that_cannot_be_written_costs_no_line() {
     sink.deliver(batch(next..3)).await.unwrap();
     assert_eq!(text(&disk), lines(0..3));
 }
+
+mod crashes;
