@@ -355,3 +355,6 @@ impl Store {
         Ok(serde_json::from_slice(&bytes).ok())
     }
 }
+
+#[cfg(test)]
+mod crashes;

@@ -3,9 +3,10 @@
 //! Responsible for: the layout of the cache file and its encryption (AES-256-GCM). Each file
 //! begins with a version and a random salt; its key is derived from the cache key and that
 //! salt, so that the frame's number can serve as the nonce. Always holds: frames are read back
-//! in their order and unchanged, or not at all; a tail that was torn by a crash is dropped,
-//! anything else that does not open is damage; a file that was read is never continued, so that no
-//! nonce is used twice. Not here: what the frames say (`record`).
+//! in their order and unchanged, or not at all; a tail that was torn by a crash (cut short, or with
+//! blocks of zeros that never reached the disk) is dropped, anything else that does not open is
+//! damage; a file that was read is never continued, so that no nonce is used twice. Not here: what the
+//! frames say (`record`).
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
@@ -17,6 +18,8 @@ use zeroize::Zeroizing;
 pub const VERSION: u16 = 1;
 /// Bytes of the cache key and of a file's salt.
 pub const KEY_LEN: usize = 32;
+/// The smallest piece that a disk writes whole.
+const BLOCK: usize = 512;
 /// The largest frame that is read back: a whole agent's cache fits several times.
 pub const FRAME_MAX: usize = 64 << 20;
 
@@ -188,7 +191,14 @@ pub fn open(file: &[u8], key: &[u8; KEY_LEN], context: &[u8]) -> Result<Opened, 
             torn = true;
             break;
         };
-        frames.push(sealer.open(sealer.next, sealed)?);
+        match sealer.open(sealer.next, sealed) {
+            Ok(plain) => frames.push(plain),
+            Err(_) if is_torn(file.len().saturating_sub(rest.len()), rest, after) => {
+                torn = true;
+                break;
+            }
+            Err(error) => return Err(error),
+        }
         sealer.next = sealer.next.saturating_add(1);
         rest = after;
     }
@@ -208,6 +218,21 @@ fn next_frame(rest: &[u8]) -> Result<Option<Split<'_>>, FrameError> {
         return Err(FrameError::TooLarge(length));
     }
     Ok(body.split_at_checked(length))
+}
+
+/// Whether a frame that does not open, at `offset` of the file, is one that a power cut kept from
+/// reaching the disk. The file may have its new length all the same; blocks that never came then
+/// read as zeros, which a block of a sealed frame never is. Only the last frame can be torn: one
+/// that is followed by others was durable.
+fn is_torn(offset: usize, rest: &[u8], after: &[u8]) -> bool {
+    let (in_first_block, others) =
+        rest.split_at(rest.len().min(BLOCK.saturating_sub(offset % BLOCK)));
+    let is_lost = |block: &[u8]| !block.is_empty() && block.iter().all(|byte| *byte == 0);
+    // The upper bytes of a length are zeros anyway.
+    let first_lost = in_first_block.len() >= LENGTH_LEN && is_lost(in_first_block);
+    let second_lost = others.chunks(BLOCK).next().is_some_and(is_lost);
+    let length_lost = first_lost || in_first_block.len() < LENGTH_LEN && second_lost;
+    length_lost || after.is_empty() && others.chunks(BLOCK).any(is_lost)
 }
 
 #[cfg(test)]
@@ -286,6 +311,34 @@ mod tests {
         assert_eq!(
             open(&gap, &KEY, b"agent").unwrap_err(),
             FrameError::Damaged(0)
+        );
+    }
+
+    #[test]
+    fn blocks_that_never_reached_the_disk_are_a_torn_tail_and_zeros_elsewhere_are_damage() {
+        let frames: [&[u8]; 3] = [&[1; 700], &[2; 700], &[3; 2_000]];
+        let (two, all) = (file(&frames[..2]), file(&frames));
+        let lose = |from: usize, to: usize| {
+            let mut bytes = all.clone();
+            bytes[from..to].fill(0);
+            open(&bytes, &KEY, b"agent")
+        };
+        let blocks: Vec<usize> = (two.len()..all.len())
+            .filter(|at| *at == two.len() || at % BLOCK == 0)
+            .chain([all.len()])
+            .collect();
+        for block in blocks.windows(2) {
+            let opened = lose(block[0], block[1]).unwrap();
+            assert!(opened.torn, "{block:?}");
+            assert_eq!(opened.frames.len(), 2, "{block:?}");
+        }
+        assert!(lose(two.len(), all.len()).unwrap().torn);
+        // In a frame that others follow, and in a part of a block, no crash leaves zeros.
+        assert_eq!(lose(1024, 1536).unwrap_err(), FrameError::Damaged(1));
+        let middle = blocks[2];
+        assert_eq!(
+            lose(middle + 1, middle + BLOCK).unwrap_err(),
+            FrameError::Damaged(2)
         );
     }
 

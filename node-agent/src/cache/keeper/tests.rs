@@ -6,14 +6,14 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    cache::state::{CachedSvid, Denial, Update},
+    cache::state::{Denial, Update},
     testing::{at, domain, entry, first_update, put, svid},
 };
 
 const FILE: &str = "/data/cache.sealed";
 const AGENT: &str = "spiffe://example.org/spire/agent/join_token/t";
 
-fn host(disk: &MemoryDisk) -> Host {
+fn host(disk: &(impl Disk + Clone + 'static)) -> Host {
     Host {
         disk: Arc::new(disk.clone()),
         ..Host::os()
@@ -28,7 +28,12 @@ fn disk() -> MemoryDisk {
 
 use mintmark_runtime::disk::Disk;
 
-fn open_as(disk: &MemoryDisk, agent: Option<&str>, key: u8, now: i64) -> (Keeper, State) {
+fn open_as(
+    disk: &(impl Disk + Clone + 'static),
+    agent: Option<&str>,
+    key: u8,
+    now: i64,
+) -> (Keeper, State) {
     let place = Place {
         file: FILE.into(),
         key: Zeroizing::new([key; KEY_LEN]),
@@ -37,46 +42,33 @@ fn open_as(disk: &MemoryDisk, agent: Option<&str>, key: u8, now: i64) -> (Keeper
     Keeper::open(host(disk), place, agent, State::new(domain()), at(now))
 }
 
-fn open(disk: &MemoryDisk) -> (Keeper, State) {
+fn open(disk: &(impl Disk + Clone + 'static)) -> (Keeper, State) {
     open_as(disk, Some(AGENT), 1, 150)
 }
 
+/// Everything of a state that is kept.
+fn picture(state: &State) -> String {
+    let svids: Vec<_> = state
+        .svids
+        .iter()
+        .map(|(id, svid)| {
+            let (key, chain) = (svid.key.expose(), &svid.chain);
+            let rest = (svid.renew_at, &svid.issued_for, svid.validity);
+            (id, &svid.serial, key, chain, rest)
+        })
+        .collect();
+    let entries: Vec<_> = state
+        .entries
+        .iter()
+        .map(|held| (&held.entry, held.since))
+        .collect();
+    let place = (state.position, state.last_update, state.bundle_sequence);
+    let rest = (&state.bundles, &state.tainted, &state.defaults);
+    format!("{svids:#?} {entries:#?} {place:#?} {rest:#?}")
+}
+
 fn same(read: &State, written: &State) {
-    let svids = |state: &State| {
-        let show = |svid: &Arc<CachedSvid>| {
-            let svid = svid.as_ref().clone();
-            (
-                svid.serial.clone(),
-                svid.key.expose().to_vec(),
-                svid.chain.clone(),
-                svid.renew_at,
-                svid.issued_for,
-                svid.validity,
-            )
-        };
-        state
-            .svids
-            .iter()
-            .map(|(id, svid)| (id.clone(), show(svid)))
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(svids(read), svids(written));
-    let entries = |state: &State| {
-        state
-            .entries
-            .iter()
-            .map(|held| (held.entry.clone(), held.since))
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(entries(read), entries(written));
-    assert_eq!(read.bundles, written.bundles);
-    assert_eq!(read.tainted, written.tainted);
-    assert_eq!(read.defaults, written.defaults);
-    assert_eq!(
-        (read.position, read.last_update),
-        (written.position, written.last_update)
-    );
-    assert_eq!(read.bundle_sequence, written.bundle_sequence);
+    assert_eq!(picture(read), picture(written));
 }
 
 fn one(id: &str) -> mintmark_identity::entry::RegistrationEntry {
@@ -306,3 +298,5 @@ proptest! {
         });
     }
 }
+
+mod crashes;
