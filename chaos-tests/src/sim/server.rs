@@ -33,8 +33,11 @@ pub async fn live(world: World, name: String, shape: Shape) -> turmoil::Result {
         let (token, pin) = world
             .wait_for(|inner| inner.server_tokens.get(&name).cloned())
             .await;
+        // Any member admits; an operator names one that runs.
+        let member = world.lock().servers.keys().next().cloned();
+        let member = member.unwrap_or_else(|| FOUNDER.to_owned());
         Some(RawJoin {
-            address: format!("{FOUNDER}:{API_PORT}"),
+            address: format!("{member}:{API_PORT}"),
             token: Some(token),
             token_file: None,
             pin,
