@@ -149,12 +149,7 @@ impl Invariants {
             servers,
             world,
         };
-        for one in &mut self.0 {
-            let name = one.name();
-            one.after_step(seen)
-                .map_err(|what| Violation::new(name, at, what))?;
-        }
-        Ok(())
+        self.check(seen, |one| one.after_step(seen))
     }
 
     /// Checks all when the run ended.
@@ -174,10 +169,16 @@ impl Invariants {
             servers,
             world,
         };
+        self.check(seen, |one| one.at_end(seen))
+    }
+
+    fn check(
+        &mut self,
+        seen: Seen<'_>,
+        holds: impl Fn(&mut dyn Invariant) -> Result<(), String>,
+    ) -> Result<(), Violation> {
         for one in &mut self.0 {
-            let name = one.name();
-            one.at_end(seen)
-                .map_err(|what| Violation::new(name, at, what))?;
+            holds(one.as_mut()).map_err(|what| Violation::new(one.name(), seen.at, what))?;
         }
         Ok(())
     }

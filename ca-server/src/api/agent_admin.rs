@@ -128,6 +128,7 @@ impl Shared {
         request: Request<wire::CountAgentsRequest>,
     ) -> Result<Response<wire::CountAgentsResponse>, Status> {
         let _permit = self.permit(&request, Action::CountAgents).await?;
+        self.fresh_enough(&request).await?;
         let filter = Filter::of_count(request.get_ref().filter.as_ref())?;
         let count = |state: &State| {
             state
@@ -145,6 +146,7 @@ impl Shared {
         request: Request<wire::ListAgentsRequest>,
     ) -> Result<Response<wire::ListAgentsResponse>, Status> {
         let _permit = self.permit(&request, Action::ListAgents).await?;
+        self.fresh_enough(&request).await?;
         let request = request.get_ref();
         let filter = Filter::of_list(request.filter.as_ref())?;
         let page = Page::from_wire(request.page_size, &request.page_token)?;
@@ -177,6 +179,7 @@ impl Shared {
         request: Request<wire::GetAgentRequest>,
     ) -> Result<Response<types::Agent>, Status> {
         let _permit = self.permit(&request, Action::GetAgent).await?;
+        self.fresh_enough(&request).await?;
         let request = request.get_ref();
         let id = self.agent_id(request.id.as_ref())?;
         let mask = request.output_mask.as_ref();
