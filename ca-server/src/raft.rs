@@ -21,6 +21,7 @@ mod open;
 mod peers;
 mod propose;
 mod quorum;
+mod read_index;
 mod replicated_state;
 mod runtime;
 mod service;

@@ -60,8 +60,8 @@ pub struct Token {
     pub spiffe_id: String,
     /// Hash that the log has of it: of the JWS signing input.
     pub svid_hash: [u8; 32],
-    /// Whether the agent that gave it finds it valid.
-    pub valid: Result<(), String>,
+    /// Whether the agent that gave it finds it valid; `None` when it could not be asked.
+    pub valid: Option<Result<(), String>>,
 }
 
 /// What an operator was told.
@@ -174,7 +174,7 @@ impl Oracle {
         machine: &str,
         uid: u32,
         token: &JwtToken,
-        valid: Result<(), String>,
+        valid: Option<Result<(), String>>,
     ) {
         let signed = token.token.rsplit_once('.').map_or("", |(input, _)| input);
         self.tokens.push(Token {

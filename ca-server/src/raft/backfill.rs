@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mintmark_proto::mintmark::raft::v1 as pb;
+use mintmark_runtime::cause::chain;
 use mintmark_runtime::failpoint::{Step, reach};
 use mintmark_tlog::{Frontier, leaf_hash};
 use thiserror::Error;
@@ -73,7 +74,7 @@ impl<S: ReplicatedState> Backfill<S> {
                 };
                 // What was filled may not be all; it is looked at again after the pause.
                 if let Err(error) = filled {
-                    tracing::info!(%error, "audit leaves are still missing");
+                    tracing::info!(error = chain(&error), "audit leaves are still missing");
                 }
             }
             tokio::select! {

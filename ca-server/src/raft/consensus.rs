@@ -37,6 +37,7 @@ use super::membership::{Change, MembershipChanges, MembershipError};
 use super::peers::{MESSAGE_LEN_MAX, Peers};
 use super::propose::{ProposeError, Proposed, Proposer};
 use super::quorum::QuorumClock;
+use super::read_index::ReadIndex;
 use super::replicated_state::ReplicatedState;
 use super::service::PeerService;
 use super::session::Expelled;
@@ -62,6 +63,7 @@ impl<S> Clone for Consensus<S> {
 struct Inner<S> {
     config: RaftConfig,
     raft: Raft,
+    reads: ReadIndex,
     machine: Machine<S>,
     log: LogStore,
     peers: Peers,
@@ -162,7 +164,7 @@ impl<S: ReplicatedState> Consensus<S> {
         read.map_err(|_| StaleError::NoQuorum)
     }
 
-    async fn read_index_once(&self) -> Option<u64> {
+    pub(super) async fn read_index_once(&self) -> Option<u64> {
         let inner = &self.0;
         let (leader, _term) = inner.status.leader().await;
         if leader.node == inner.config.node_id {
@@ -170,8 +172,8 @@ impl<S: ReplicatedState> Consensus<S> {
             if inner.clocks.judge().skew().is_some() {
                 return None;
             }
-            return match inner.raft.get_read_log_id().await {
-                Ok((read, _applied)) => Some(read.map_or(0, |id| id.index)),
+            return match inner.reads.confirm().await {
+                Ok(index) => Some(index),
                 Err(
                     RaftError::APIError(
                         CheckIsLeaderError::ForwardToLeader(_)
@@ -295,6 +297,12 @@ impl<S: ReplicatedState> Consensus<S> {
         let _ = self.0.raft.trigger().purge_log(through).await;
     }
 
+    /// Last entry of the log here.
+    #[cfg(test)]
+    pub(super) fn log_end(&self) -> Option<u64> {
+        self.0.log.last_log_id().map(|id| id.index)
+    }
+
     /// Changes the state behind the log's back, as rotten memory would.
     #[cfg(test)]
     pub(super) fn disturb(&self, change: impl FnOnce(&mut S)) {
@@ -307,6 +315,7 @@ impl<S: ReplicatedState> Consensus<S> {
         let inner = &self.0;
         let service = PeerService {
             raft: inner.raft.clone(),
+            reads: inner.reads.clone(),
             sessions: inner.peers.sessions().clone(),
             auth: Arc::clone(&inner.auth),
             clocks: inner.clocks.clone(),

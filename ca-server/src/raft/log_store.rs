@@ -103,6 +103,12 @@ impl LogStore {
         self.shared.view().last()
     }
 
+    /// The vote that stands here, durable or not.
+    #[must_use]
+    pub fn vote(&self) -> Option<Vote> {
+        self.shared.view().vote()
+    }
+
     /// The last entry that the log had and has no more.
     #[must_use]
     pub fn purged(&self) -> Option<LogId> {

@@ -29,6 +29,7 @@ use super::marks::Marks;
 use super::membership::{Change, MembershipChanges, outcome_to_pb};
 use super::propose::Proposer;
 use super::quorum::QuorumClock;
+use super::read_index::ReadIndex;
 use super::session::{MeetError, PROTOCOL, PeerRefusal, Sessions};
 use super::snapshot::{SNAPSHOT_LEN_MAX, SnapshotBytes};
 use super::type_config::{NodeId, Raft, Snapshot, SnapshotMeta, Vote};
@@ -42,6 +43,7 @@ const SNAPSHOT_BUFFER_LEN: usize = 1024 * 1024;
 /// Serves other members.
 pub struct PeerService {
     pub raft: Raft,
+    pub reads: ReadIndex,
     pub sessions: Sessions,
     pub auth: Arc<dyn PeerAuth>,
     pub clocks: Clocks,
@@ -263,14 +265,13 @@ impl Peer for PeerService {
                 "this server's clock is wrong: it leads no longer",
             ));
         }
-        let (read, _applied) = match self.raft.get_read_log_id().await {
-            Ok(ids) => ids,
+        let index = match self.reads.confirm().await {
+            Ok(index) => index,
             Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(_))) => {
                 return Err(Status::failed_precondition("this server does not lead"));
             }
             Err(error) => return Err(stopped(error)),
         };
-        let index = read.map_or(0, |id| id.index);
         Ok(self.answer(pb::ReadIndexResponse { index }))
     }
 

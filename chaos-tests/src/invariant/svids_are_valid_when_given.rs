@@ -24,7 +24,7 @@ impl Invariant for SvidsAreValidWhenGiven {
         let tokens = &seen.world.oracle.tokens;
         for token in tokens.get(self.tokens..).unwrap_or_default() {
             let clock = seen.world.machines[&token.machine].clock();
-            if let (Err(error), 0) = (&token.valid, clock.skewed_by()) {
+            if let (Some(Err(error)), 0) = (&token.valid, clock.skewed_by()) {
                 let whose = format!("user {} on {}", token.uid, token.machine);
                 return Err(format!("{whose} was given a bad token: {error}"));
             }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use mintmark_runtime::grpc::{ChannelOptions, Target, channel};
 use mintmark_runtime::testing::MemoryProcess;
 use mintmark_workload_api::client::Client;
+use mintmark_workload_api::error::ClientError;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -95,11 +96,16 @@ async fn ask_for_token(world: &World, machine: &str, uid: u32, client: &mut Clie
         let valid = client.validate_jwt(AUDIENCE, &token.token).await;
         let at = world.time.elapsed();
         let mut inner = world.lock();
-        let verdict = valid.map(drop).map_err(|error| error.to_string());
-        let words = if verdict.is_ok() {
-            "a token"
-        } else {
-            "a token that is not valid"
+        let verdict = match valid {
+            Ok(_) => Some(Ok(())),
+            Err(error @ ClientError::Invalid(_)) => Some(Err(error.to_string())),
+            // The agent was banned, ended or cut off since it gave the token.
+            Err(_) => None,
+        };
+        let words = match &verdict {
+            Some(Ok(())) => "a token",
+            Some(Err(_)) => "a token that is not valid",
+            None => "a token that nobody judged",
         };
         inner.trace.add(
             at,

@@ -28,6 +28,7 @@ use crate::raft::network::Links;
 use crate::raft::open::{OpenError, Stores, open_stores};
 use crate::raft::peers::Peers;
 use crate::raft::propose::{Batcher, Pending, Proposer};
+use crate::raft::read_index::{ReadIndex, Resumed};
 use crate::raft::replicated_state::ReplicatedState;
 use crate::raft::runtime::SeededRuntime;
 use crate::raft::session::{Own, Sessions};
@@ -70,6 +71,7 @@ impl<S: ReplicatedState> Consensus<S> {
         // The failure is noted in the log's view and in every answer.
         tasks.spawn("raft log writer", async move { drop(writer.run().await) });
         let peers = peers(host, config, &auth, &log);
+        let resumed = Resumed::of(&log, config.node_id);
         let links = Links {
             peers: peers.clone(),
             quorum: quorum.clone(),
@@ -101,6 +103,7 @@ impl<S: ReplicatedState> Consensus<S> {
         );
         let consensus = Self(Arc::new(Inner {
             config: config.clone(),
+            reads: ReadIndex::new(raft.clone(), resumed),
             raft,
             machine,
             log,

@@ -415,6 +415,29 @@ async fn a_read_index_sees_what_was_acknowledged_elsewhere() {
     }
 }
 
+/// A leader that comes back before anybody else led goes on leading, and has forgotten how far
+/// entries were committed.
+#[tokio::test(start_paused = true)]
+async fn a_read_index_sees_what_was_acknowledged_before_all_power_went() {
+    let mut cluster = Cluster::of(3).await;
+    for round in 0..5_usize {
+        let leader = cluster.settled().await;
+        cluster.propose(leader, &format!("{round}")).await.unwrap();
+        let acknowledged = cluster.nodes[&leader].consensus.log_end();
+        for node in 1..=3 {
+            cluster.crash(node, Unsynced::Lost).await;
+        }
+        // The leader last: the others are there when it asks for its first confirmation.
+        for node in (1..=3).filter(|node| *node != leader).chain([leader]) {
+            cluster.start(node).await;
+        }
+        let resumed = &cluster.nodes[&leader].consensus;
+        assert!(resumed.read_index_once().await >= acknowledged);
+        resumed.read_index().await.unwrap();
+        assert_eq!(resumed.read(|state| state.names.len()), round + 1);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_membership_changes_one_step_at_a_time() {
     let mut cluster = Cluster::of(3).await;
