@@ -55,9 +55,7 @@ impl ReadIndex {
     ///
     /// # Errors
     /// When it does not lead, or no quorum answers.
-    pub async fn confirm(
-        &self,
-    ) -> Result<u64, RaftError<CheckIsLeaderError<NodeId, BasicNode>>> {
+    pub async fn confirm(&self) -> Result<u64, RaftError<CheckIsLeaderError<NodeId, BasicNode>>> {
         // What the library tells of its term may lag behind, never run ahead.
         let term = self.raft.metrics().borrow().current_term;
         let (read, _applied) = self.raft.get_read_log_id().await?;

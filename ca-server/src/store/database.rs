@@ -315,6 +315,20 @@ impl Reading {
         end: u64,
         mut keep_on: impl FnMut(u64, Vec<u8>) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
+        self.range_as_found(table, start, end, |index, content| keep_on(index, content?))
+    }
+
+    /// As [`Reading::range`]; what a damaged record gives is handed over as its error.
+    ///
+    /// # Errors
+    /// When the disk errs, and those of `keep_on`.
+    pub fn range_as_found(
+        &self,
+        table: IndexedTable,
+        start: u64,
+        end: u64,
+        mut keep_on: impl FnMut(u64, Result<Vec<u8>, StoreError>) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
         use redb::TableHandle;
         let Some(open) = present(self.transaction.open_table(table), self.file)? else {
             return Ok(());
@@ -327,7 +341,7 @@ impl Reading {
                 &index.to_be_bytes(),
                 || index.to_string(),
                 found.value(),
-            )?;
+            );
             if !keep_on(index, content)? {
                 break;
             }

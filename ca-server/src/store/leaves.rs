@@ -5,7 +5,8 @@
 //! a leaf that is not here is said to be absent, never skipped. New leaves wait in
 //! memory and reach the disk in bulk: before every checkpoint ([`LeafStore::flush`]),
 //! and when many wait; a crash in between costs nothing, for the log is replayed from
-//! the checkpoint. Not here: the tree (`mintmark_tlog`), and who fetches
+//! the checkpoint. A leaf that the disk gives back damaged, or not at all, is missing
+//! from then on, and comes back from the log or from peers. Not here: the tree (`mintmark_tlog`), and who fetches
 //! (`crate::raft`).
 
 use std::collections::BTreeMap;
@@ -118,11 +119,19 @@ impl LeafStore {
     pub async fn append(&self, first: u64, leaves: Vec<Vec<u8>>) -> Result<(), StoreError> {
         let known = self.take_in(first, &leaves);
         for (index, leaf) in known {
-            let stored = self
+            match self
                 .read_raw(index, index.saturating_add(1), usize::MAX)
-                .await?;
-            if stored.first().is_some_and(|stored| stored.as_ref() != leaf) {
-                return Err(StoreError::LeafDiffers { index });
+                .await
+            {
+                Ok(stored) if stored.first().is_some_and(|stored| stored.as_ref() != leaf) => {
+                    return Err(StoreError::LeafDiffers { index });
+                }
+                Ok(_) => {}
+                // It counts as missing now, and here it is.
+                Err(StoreError::Damaged { .. } | StoreError::Missing { .. }) => {
+                    self.take_in(index, &[leaf.to_vec()]);
+                }
+                Err(error) => return Err(error),
             }
         }
         if self.memory().waiting.len() > WAITING_MAX {
@@ -273,16 +282,17 @@ impl LeafStore {
             if end > manifest.end {
                 return Err(ReadLeavesError::BeyondEnd { end: manifest.end });
             }
-            let absent = [&manifest.missing, &manifest.unverified]
-                .into_iter()
-                .filter_map(|ranges| ranges.first_within(start, end))
-                .min();
-            if let Some(first_absent) = absent {
+            if let Some(first_absent) = manifest.first_absent(start, end) {
                 return Err(ReadLeavesError::Absent { first_absent });
             }
         }
         let read = self.read_raw(start, end, bytes_max).await;
-        read.map_err(ReadLeavesError::Store)
+        read.map_err(
+            |error| match self.memory().manifest.first_absent(start, end) {
+                Some(first_absent) => ReadLeavesError::Absent { first_absent },
+                None => ReadLeavesError::Store(error),
+            },
+        )
     }
 
     /// As [`LeafStore::read`], unverified leaves included. Missing ones are an error of
@@ -303,22 +313,27 @@ impl LeafStore {
             .range(start..end.max(start))
             .map(|(index, leaf)| (*index, leaf.clone()))
             .collect();
-        let mut leaves = BTreeMap::new();
+        let mut stored = Stored::default();
         if (waiting.len() as u64) < end.saturating_sub(start) {
             let database = Arc::clone(&self.0.database);
-            leaves = self
-                .run(move || stored(&database, start, end, bytes_max))
+            stored = self
+                .run(move || Stored::read(&database, start, end, bytes_max))
                 .await?;
         }
-        leaves.extend(waiting);
+        stored.leaves.extend(waiting);
         let mut out = Vec::new();
         let mut bytes = 0_usize;
         for index in start..end {
-            let Some(leaf) = leaves.remove(&index) else {
-                return Err(StoreError::Missing {
+            let Some(leaf) = stored.leaves.remove(&index) else {
+                let error = stored.damaged.remove(&index);
+                self.memory().lose(index);
+                for index in stored.damaged.into_keys() {
+                    self.memory().lose(index);
+                }
+                return Err(error.unwrap_or_else(|| StoreError::Missing {
                     file: LEAVES_FILE,
                     record: format!("leaves/{index}"),
-                });
+                }));
             };
             bytes = bytes.saturating_add(leaf.len());
             out.push(leaf);
@@ -351,9 +366,33 @@ impl Memory {
             self.manifest_changed = true;
         }
     }
+
+    /// The disk did not give back what was written.
+    fn lose(&mut self, index: u64) {
+        let next = index.saturating_add(1);
+        let manifest = &mut self.manifest;
+        if index >= manifest.end || manifest.missing.first_within(index, next).is_some() {
+            return;
+        }
+        tracing::error!(
+            index,
+            "an audit leaf is damaged on this disk; it is asked for from the other servers"
+        );
+        manifest.unverified.remove(index, next);
+        manifest.missing.insert(index, next);
+        self.manifest_changed = true;
+    }
 }
 
 impl Manifest {
+    /// The first leaf of the range that nobody may read yet.
+    fn first_absent(&self, start: u64, end: u64) -> Option<u64> {
+        [&self.missing, &self.unverified]
+            .into_iter()
+            .filter_map(|ranges| ranges.first_within(start, end))
+            .min()
+    }
+
     fn encode(&self) -> Vec<u8> {
         let ranges = |ranges: &Ranges| {
             ranges
@@ -382,18 +421,34 @@ impl Manifest {
     }
 }
 
-fn stored(
-    database: &SealedDatabase,
-    start: u64,
-    end: u64,
-    bytes_max: usize,
-) -> Result<BTreeMap<u64, Bytes>, StoreError> {
-    let mut leaves = BTreeMap::new();
-    let mut bytes = 0_usize;
-    database.read()?.range(LEAVES, start, end, |index, leaf| {
-        bytes = bytes.saturating_add(leaf.len());
-        leaves.insert(index, leaf.into());
-        Ok(bytes < bytes_max)
-    })?;
-    Ok(leaves)
+/// What the disk has of a range.
+#[derive(Default)]
+struct Stored {
+    leaves: BTreeMap<u64, Bytes>,
+    damaged: BTreeMap<u64, StoreError>,
+}
+
+impl Stored {
+    fn read(
+        database: &SealedDatabase,
+        start: u64,
+        end: u64,
+        bytes_max: usize,
+    ) -> Result<Self, StoreError> {
+        let mut stored = Self::default();
+        let mut bytes = 0_usize;
+        database
+            .read()?
+            .range_as_found(LEAVES, start, end, |index, leaf| {
+                match leaf {
+                    Ok(leaf) => {
+                        bytes = bytes.saturating_add(leaf.len());
+                        stored.leaves.insert(index, leaf.into());
+                    }
+                    Err(damage) => drop(stored.damaged.insert(index, damage)),
+                }
+                Ok(bytes < bytes_max)
+            })?;
+        Ok(stored)
+    }
 }

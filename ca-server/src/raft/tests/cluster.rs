@@ -636,6 +636,31 @@ async fn leaves_of_a_peer_that_lies_are_thrown_away() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leaf_that_rotted_is_fetched_from_another_member() {
+    let mut cluster = Cluster::of(3).await;
+    let names: Vec<String> = (0..30).map(|number| format!("name {number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for name in &names {
+        cluster.propose(1, name).await.unwrap();
+    }
+    cluster.all_have(&names).await;
+    let second = cluster.nodes[&2].consensus.clone();
+    second.snapshot().await;
+    status_is(&second, |now| now.snapshot_log_index.is_some()).await;
+    drop(second);
+    cluster.stop(2).await;
+    cluster.disks[&2].damage(Path::new("/data/leaves.redb"), "leaves", 7);
+    cluster.start(2).await;
+    cluster.settled().await;
+    let second = &cluster.nodes[&2].consensus;
+    let rotten = second.leaves(0..30, usize::MAX).await;
+    let absent = matches!(rotten, Err(ReadLeavesError::Absent { first_absent: 7 }));
+    assert!(absent, "{rotten:?}");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(second.leaves(0..30, usize::MAX).await.unwrap(), names);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_state_of_a_trust_domain_is_replicated_too() {
     let mut cluster = Cluster::new();
     let host = cluster.host(1);

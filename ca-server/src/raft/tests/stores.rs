@@ -179,6 +179,50 @@ async fn fetched_leaves_are_read_only_after_they_were_accepted() {
 }
 
 #[tokio::test]
+async fn a_damaged_leaf_is_missing_and_comes_back() {
+    let disk = MemoryDisk::default();
+    let store = leaves(&disk);
+    store.append(0, leaf_range(0, 50)).await.unwrap();
+    store.flush().await.unwrap();
+    drop(store);
+    for index in [7, 8, 30] {
+        disk.damage(Path::new(LEAVES_PATH), "leaves", index);
+    }
+    let store = leaves(&disk);
+    assert_eq!(store.first_missing(), None, "nobody has looked yet");
+    let read = store.read(0, 50, usize::MAX).await;
+    let absent = matches!(read, Err(ReadLeavesError::Absent { first_absent: 7 }));
+    assert!(absent, "{read:?}");
+    assert_eq!(store.first_missing(), Some((7, 9)));
+    let around = store.read(9, 30, usize::MAX).await;
+    assert_eq!(around.unwrap(), leaf_range(9, 30), "all others are there");
+    // One comes with the log, the others from a peer.
+    store.append(8, leaf_range(8, 10)).await.unwrap();
+    store.fill(7, fetched(7, 8)).await.unwrap();
+    store.fill(30, fetched(30, 31)).await.unwrap();
+    assert_eq!(store.first_missing(), None);
+    store.accept_fetched(50).await.unwrap();
+    drop(store);
+    disk.crash(Unsynced::Lost);
+    let whole = leaves(&disk).read(0, 50, usize::MAX).await;
+    assert_eq!(whole.unwrap(), leaf_range(0, 50));
+}
+
+#[tokio::test]
+async fn a_leaf_that_is_damaged_when_the_log_brings_it_again_is_replaced() {
+    let disk = MemoryDisk::default();
+    let store = leaves(&disk);
+    store.append(0, leaf_range(0, 50)).await.unwrap();
+    store.flush().await.unwrap();
+    drop(store);
+    disk.damage(Path::new(LEAVES_PATH), "leaves", 40);
+    let store = leaves(&disk);
+    store.append(35, leaf_range(35, 60)).await.unwrap();
+    let whole = store.read(0, 60, usize::MAX).await;
+    assert_eq!(whole.unwrap(), leaf_range(0, 60));
+}
+
+#[tokio::test]
 async fn many_waiting_leaves_go_to_disk_by_themselves() {
     let disk = MemoryDisk::default();
     let store = leaves(&disk);
