@@ -30,6 +30,16 @@ const ROTTEN_CERTIFICATE_WAS_BELIEVED: u64 = 162;
 /// like other damage (`ca_server::store::database`).
 const ROTTEN_STORE_PANICKED: u64 = 91;
 
+/// Seed 235: all power went just after an entry was acknowledged. The leader came back leading the same
+/// term, knew less of what is committed than before, and confirmed a read index below that entry; so an
+/// operator was told that there is none. Now it gives at least the end of the log with which it came back
+/// (`ca_server::raft::read_index`).
+const RESUMED_LEADER_FORGOT_WHAT_IT_ACKNOWLEDGED: u64 = 235;
+
+/// Seed 286: a bit flipped in an audit leaf, and the server could not give its audit log any more. Now a
+/// damaged leaf counts as missing and is fetched from the others (`ca_server::store::leaves`).
+const ROTTEN_LEAF_WAS_NEVER_REPLACED: u64 = 286;
+
 #[test]
 fn pinned_seeds_hold_every_property() {
     for seed in [
@@ -38,6 +48,8 @@ fn pinned_seeds_hold_every_property() {
         ENTRIES_WAITED_FOR_THE_AGENTS_FAULT,
         ROTTEN_CERTIFICATE_WAS_BELIEVED,
         ROTTEN_STORE_PANICKED,
+        RESUMED_LEADER_FORGOT_WHAT_IT_ACKNOWLEDGED,
+        ROTTEN_LEAF_WAS_NEVER_REPLACED,
     ] {
         let outcome = run(&Plan::of(seed));
         if let Some(violation) = outcome.violation {
