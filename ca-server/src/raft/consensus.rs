@@ -22,7 +22,7 @@ use mintmark_runtime::network::Listener;
 use mintmark_runtime::task::Tasks;
 use mintmark_runtime::tls::ServerConfigSource;
 use openraft::BasicNode;
-use openraft::error::{CheckIsLeaderError, InitializeError, RaftError};
+use openraft::error::{InitializeError, RaftError};
 use tokio::sync::watch;
 use tonic::service::Routes;
 
@@ -172,16 +172,7 @@ impl<S: ReplicatedState> Consensus<S> {
             if inner.clocks.judge().skew().is_some() {
                 return None;
             }
-            return match inner.reads.confirm().await {
-                Ok(index) => Some(index),
-                Err(
-                    RaftError::APIError(
-                        CheckIsLeaderError::ForwardToLeader(_)
-                        | CheckIsLeaderError::QuorumNotEnough(_),
-                    )
-                    | RaftError::Fatal(_),
-                ) => None,
-            };
+            return inner.reads.confirm().await.ok();
         }
         let asked = inner.peers.call(
             &leader,
