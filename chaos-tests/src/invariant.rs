@@ -22,6 +22,7 @@ mod deleted_entries_get_nothing;
 mod equal_position_equal_state;
 mod keys_stay_off_disks;
 mod leaders_give_way_upwards;
+mod nobody_renews_in_a_loop;
 mod node_ids_are_fresh;
 mod operators_saw_one_history;
 mod positions_only_rise;
@@ -114,6 +115,7 @@ impl Invariants {
             Box::<bundles_keep_live_authorities::BundlesKeepLiveAuthorities>::default(),
             Box::<agents_never_go_back::AgentsNeverGoBack>::default(),
             Box::<svids_are_valid_when_given::SvidsAreValidWhenGiven>::default(),
+            Box::<nobody_renews_in_a_loop::NobodyRenewsInALoop>::default(),
             Box::<node_ids_are_fresh::NodeIdsAreFresh>::default(),
             Box::new(audit_log_is_one::AuditLogIsOne),
             Box::new(released_svids_are_in_the_log::ReleasedSvidsAreInTheLog),

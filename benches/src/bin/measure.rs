@@ -19,6 +19,8 @@ use chaos_tests::real::dev::Dev;
 const STARTS: usize = 7;
 const ENTRIES: usize = 200;
 const SPAN: Duration = Duration::from_secs(10);
+/// Agents that ask at the same time: together below what the server allows each of them.
+const AGENTS: usize = 8;
 
 fn main() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -83,10 +85,13 @@ async fn cluster(pq: &str) {
         &format!("bare verify + sign + verify, per CPU-second{label}"),
         &format!("{limit:.0}"),
     );
-    let agent = issuance::Agent::attest(&dev).await;
+    let mut agents = Vec::new();
+    for _ in 0..AGENTS {
+        agents.push(issuance::Agent::attest(&dev).await);
+    }
     for batch in [1, 50] {
         let before = process::cpu_time(server);
-        let (issued, wall, mut latencies) = issuance::load(&agent, 8, batch, SPAN).await;
+        let (issued, wall, mut latencies) = issuance::load(&agents, batch, SPAN).await;
         let cpu = process::cpu_time(server).saturating_sub(before);
         let per_cpu = issued as f64 / cpu.as_secs_f64();
         let figure = format!(
@@ -97,7 +102,7 @@ async fn cluster(pq: &str) {
             ms(percentile(&mut latencies, 99.0)),
         );
         row(
-            &format!("X.509-SVIDs, batches of {batch}, 8 callers{label}"),
+            &format!("X.509-SVIDs, batches of {batch}, {AGENTS} agents{label}"),
             &figure,
         );
     }
