@@ -14,8 +14,10 @@ use crate::view::Views;
 
 mod activation_was_acknowledged;
 mod agents_never_go_back;
+mod agents_stand_as_told;
 mod audit_log_is_one;
 mod authorities_go_forward;
+mod authorities_stand_as_told;
 mod banned_agents_get_nothing;
 mod bundles_keep_live_authorities;
 mod deleted_entries_get_nothing;
@@ -31,6 +33,7 @@ mod serials_are_unique;
 pub mod sinks_miss_nothing;
 mod svids_are_valid_when_given;
 mod tokens_admit_one_key;
+mod told;
 
 /// A property that was broken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,6 +129,8 @@ impl Invariants {
             Box::new(sinks_miss_nothing::SinksMissNothing),
             Box::new(keys_stay_off_disks::KeysStayOffDisks),
             Box::new(operators_saw_one_history::OperatorsSawOneHistory),
+            Box::new(agents_stand_as_told::AgentsStandAsTold),
+            Box::new(authorities_stand_as_told::AuthoritiesStandAsTold),
         ])
     }
 

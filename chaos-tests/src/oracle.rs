@@ -14,6 +14,7 @@ use mintmark_identity::svid::x509::svid_hash_of_certificate;
 use mintmark_identity::svid::x509::{Usage, VerifiedX509Svid, X509Svid, verify_x509_svid};
 use mintmark_identity::trust_domain::TrustDomain;
 use mintmark_proto::mintmark::audit::v1::Leaf;
+use mintmark_proto::mintmark::state::v1::Authority;
 use mintmark_workload_api::client::jwt::JwtToken;
 use mintmark_workload_api::client::x509::{X509Identity, X509Update};
 use prost::Message as _;
@@ -65,12 +66,21 @@ pub struct Token {
 }
 
 /// What an operator was told.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
     /// It is done.
     Done,
     /// It is done, and this is the entry now.
     Entry(EntrySeen),
+    /// The agent is there.
+    Agent {
+        /// Whether it is banned.
+        banned: bool,
+    },
+    /// The X.509 authorities are these.
+    Authorities(Vec<Authority>),
+    /// This authority was prepared.
+    Prepared(String),
     /// There is no such thing.
     NotFound,
     /// There is such a thing already.
@@ -85,7 +95,9 @@ impl Answer {
     /// For the trace: without what is drawn by chance.
     pub fn words(&self) -> &'static str {
         match self {
-            Self::Done | Self::Entry(_) => "done",
+            Self::Done | Self::Entry(_) | Self::Authorities(_) | Self::Prepared(_) => "done",
+            Self::Agent { banned: true } => "banned",
+            Self::Agent { banned: false } => "attested",
             Self::NotFound => "not found",
             Self::Exists => "exists",
             Self::Refused(_) => "refused",

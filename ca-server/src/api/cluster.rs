@@ -75,6 +75,7 @@ impl wire::cluster_server::Cluster for ClusterService {
         request: Request<wire::ListAuthoritiesRequest>,
     ) -> Result<Response<wire::ListAuthoritiesResponse>, Status> {
         let _permit = self.0.permit(&request, Action::ListAuthorities).await?;
+        self.0.fresh_enough(&request).await?;
         let now = self.0.host.clock.now();
         Ok(Response::new(
             self.0.consensus.read(|state| view::authorities(state, now)),

@@ -2,31 +2,14 @@
 //! delete or read takes effect once, between question and answer; one without an answer may have taken
 //! effect, or may yet, or not. Reads ask for linearizable answers.
 
-use std::time::Duration;
-
+use super::told::{Told, one_history_each};
 use super::{Invariant, Seen as SeenByAll};
-use crate::linearizability::checker::{Budget, check_keys};
 use crate::linearizability::entry::{Entry, Op, Outcome, Seen, Why};
-use crate::linearizability::history::History;
 use crate::oracle::{Answer, Asked, EntrySeen};
 use crate::sim::operator::Order;
 
 /// The property.
 pub struct OperatorsSawOneHistory;
-
-/// Entries are short-lived here: a handful of calls each.
-const BUDGET: Budget = Budget {
-    calls: 64,
-    steps: 1_000_000,
-};
-
-/// A call, its key and what it came to.
-struct Call<'a> {
-    key: &'a str,
-    op: Op,
-    invoked: Duration,
-    answered: Option<(Duration, Outcome)>,
-}
 
 impl Invariant for OperatorsSawOneHistory {
     fn name(&self) -> &'static str {
@@ -34,25 +17,12 @@ impl Invariant for OperatorsSawOneHistory {
     }
 
     fn at_end(&mut self, seen: SeenByAll<'_>) -> Result<(), String> {
-        let calls: Vec<Call<'_>> = seen.world.oracle.asked.iter().filter_map(call).collect();
-        let mut keys: Vec<&str> = calls.iter().map(|call| call.key).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        for key in keys {
-            let history = history(calls.iter().filter(|call| call.key == key));
-            let report = check_keys(&history, |_| (), |()| Entry, BUDGET);
-            if let Some((_, violation)) = report.violations.first() {
-                return Err(format!("of entry {key}: {violation}"));
-            }
-            if let Some((_, why)) = report.undecided.first() {
-                return Err(format!("of entry {key} it cannot be decided: {why:?}"));
-            }
-        }
-        Ok(())
+        let calls = seen.world.oracle.asked.iter().filter_map(call);
+        one_history_each("entry", calls.collect(), Entry)
     }
 }
 
-fn call(asked: &Asked) -> Option<Call<'_>> {
+fn call(asked: &Asked) -> Option<Told<'_, Op, Outcome>> {
     let (key, op) = match &asked.order {
         Order::CreateEntry { key, .. } => (
             key,
@@ -82,7 +52,7 @@ fn call(asked: &Asked) -> Option<Call<'_>> {
         Some((at, answer)) => outcome(&op, answer).map(|outcome| (*at, outcome)),
         None => None,
     };
-    Some(Call {
+    Some(Told {
         key,
         op,
         invoked: asked.invoked,
@@ -105,30 +75,4 @@ fn outcome(op: &Op, answer: &Answer) -> Option<Outcome> {
         (_, Answer::Exists) => Some(Outcome::Refused(Why::AlreadyExists, None)),
         _ => None,
     }
-}
-
-/// The calls in the order in which they began and ended.
-fn history<'a>(calls: impl Iterator<Item = &'a Call<'a>>) -> History<Op, Outcome> {
-    let calls: Vec<&Call<'_>> = calls.collect();
-    let mut events: Vec<(Duration, bool, usize)> = Vec::new();
-    for (n, call) in calls.iter().enumerate() {
-        events.push((call.invoked, false, n));
-        if let Some((at, _)) = &call.answered {
-            events.push((*at, true, n));
-        }
-    }
-    events.sort();
-    let nanos = |at: Duration| u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
-    let mut history = History::new();
-    let mut ids = Vec::new();
-    ids.resize_with(calls.len(), || None);
-    for (at, is_answer, n) in events {
-        let call = calls[n];
-        if !is_answer {
-            ids[n] = Some(history.invoke(n as u64, call.op.clone(), nanos(at)));
-        } else if let (Some(id), Some((_, outcome))) = (ids[n].take(), &call.answered) {
-            history.answer(id, outcome.clone(), nanos(at));
-        }
-    }
-    history
 }

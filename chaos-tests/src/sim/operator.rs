@@ -13,10 +13,12 @@ use ca_server::api::consistency::CONSISTENCY_HEADER;
 use mintmark_proto::mintmark::audit::v1::TailRequest;
 use mintmark_proto::mintmark::audit::v1::audit_client::AuditClient;
 use mintmark_proto::mintmark::cluster::v1::cluster_client::ClusterClient;
-use mintmark_proto::mintmark::cluster::v1::{CreateServerTokenRequest, PrepareAuthorityRequest};
+use mintmark_proto::mintmark::cluster::v1::{
+    CreateServerTokenRequest, ListAuthoritiesRequest, PrepareAuthorityRequest,
+};
 use mintmark_proto::mintmark::state::v1::AuthorityKind;
 use mintmark_proto::spire::agent::agent_client::AgentClient;
-use mintmark_proto::spire::agent::{BanAgentRequest, CreateJoinTokenRequest};
+use mintmark_proto::spire::agent::{BanAgentRequest, CreateJoinTokenRequest, GetAgentRequest};
 use mintmark_proto::spire::entry::entry_client::EntryClient;
 use mintmark_proto::spire::entry::{
     BatchCreateEntryRequest, BatchDeleteEntryRequest, BatchUpdateEntryRequest, GetEntryRequest,
@@ -71,6 +73,13 @@ pub enum Order {
         /// Name among the entries of this run.
         key: String,
     },
+    /// Read how an agent stands.
+    ReadAgent {
+        /// Its SPIFFE ID.
+        agent: String,
+    },
+    /// Read how far the X.509 authorities have come.
+    ReadAuthorities,
     /// Ban an agent.
     Ban {
         /// Its SPIFFE ID.
@@ -185,15 +194,17 @@ async fn obey(
             AgentClient::new(admin.clone()).ban_agent(request).await?;
             Ok(Answer::Done)
         }
+        Order::ReadAgent { agent } => read_agent(admin, agent).await,
         Order::ReadLog => read_log(world, admin, machine).await,
+        Order::ReadAuthorities => read_authorities(admin).await,
         Order::Rotate => {
             let request = PrepareAuthorityRequest {
                 kind: AuthorityKind::X509.into(),
             };
-            ClusterClient::new(admin.clone())
+            let prepared = ClusterClient::new(admin.clone())
                 .prepare_authority(request)
                 .await?;
-            Ok(Answer::Done)
+            Ok(Answer::Prepared(prepared.into_inner().authority_id))
         }
     }
 }
@@ -320,14 +331,40 @@ async fn delete(world: &World, admin: &Channel, key: &str) -> Result<Answer, Sta
 }
 
 async fn read(world: &World, admin: &Channel, key: &str) -> Result<Answer, Status> {
-    let mut request = Request::new(GetEntryRequest {
+    let request = fresh(GetEntryRequest {
         id: entry_id(world, key)?,
         output_mask: None,
     });
-    let fresh = MetadataValue::from_static("linearizable");
-    request.metadata_mut().insert(CONSISTENCY_HEADER, fresh);
     let entry = EntryClient::new(admin.clone()).get_entry(request).await?;
     Ok(Answer::Entry(seen(&entry.into_inner())))
+}
+
+/// A request whose answer has to have everything that was acknowledged to anybody.
+fn fresh<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let fresh = MetadataValue::from_static("linearizable");
+    request.metadata_mut().insert(CONSISTENCY_HEADER, fresh);
+    request
+}
+
+async fn read_agent(admin: &Channel, agent: &str) -> Result<Answer, Status> {
+    let request = fresh(GetAgentRequest {
+        id: Some(id(agent)),
+        output_mask: None,
+    });
+    let found = AgentClient::new(admin.clone()).get_agent(request).await?;
+    let banned = found.into_inner().banned;
+    Ok(Answer::Agent { banned })
+}
+
+async fn read_authorities(admin: &Channel) -> Result<Answer, Status> {
+    let request = fresh(ListAuthoritiesRequest {});
+    let listed = ClusterClient::new(admin.clone())
+        .list_authorities(request)
+        .await?;
+    let all = listed.into_inner().authorities.into_iter();
+    let x509 = all.filter(|one| one.kind() == AuthorityKind::X509);
+    Ok(Answer::Authorities(x509.collect()))
 }
 
 async fn read_log(world: &World, admin: &Channel, machine: &str) -> Result<Answer, Status> {

@@ -186,6 +186,13 @@ pub enum Deed {
     DeleteEntry,
     /// Reads the youngest such entry.
     ReadEntry,
+    /// Reads how an agent stands.
+    ReadAgent {
+        /// Agent number n.
+        agent: u32,
+    },
+    /// Reads how far authorities have come.
+    ReadAuthorities,
     /// Bans an agent.
     Ban {
         /// Agent number n.
@@ -345,7 +352,11 @@ fn deeds(shape: &Shape, draws: &mut SmallRng) -> Vec<(Duration, u32, Deed)> {
                 ttl_seconds: draws.gen_range(5..shape.svid_ttl_seconds + 1),
             },
             55..=74 => Deed::DeleteEntry,
-            75..=92 => Deed::ReadEntry,
+            75..=86 => Deed::ReadEntry,
+            87..=89 => Deed::ReadAgent {
+                agent: shape.agents,
+            },
+            90..=92 => Deed::ReadAuthorities,
             93..=94 => Deed::Rotate,
             95..=97 if may_grow => {
                 may_grow = false;

@@ -382,6 +382,12 @@ impl<'p> Simulation<'p> {
             }),
             Deed::DeleteEntry => oldest().map(|key| Order::DeleteEntry { key }),
             Deed::ReadEntry => youngest().map(|key| Order::ReadEntry { key }),
+            Deed::ReadAgent { agent } => {
+                let inner = self.world.lock();
+                let agent = inner.agent_ids[&format!("agent-{agent}")].clone();
+                Some(Order::ReadAgent { agent })
+            }
+            Deed::ReadAuthorities => Some(Order::ReadAuthorities),
             Deed::Ban { agent } => {
                 let name = format!("agent-{agent}");
                 let mut inner = self.world.lock();
