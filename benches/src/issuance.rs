@@ -77,6 +77,16 @@ pub async fn create_entry(
     result.entry.unwrap().id
 }
 
+/// Deletes an entry.
+pub async fn delete_entry(client: &mut EntryClient<Channel>, id: &str) {
+    let asked = entry_api::BatchDeleteEntryRequest {
+        ids: vec![id.to_owned()],
+    };
+    let gone = client.batch_delete_entry(asked).await.unwrap().into_inner();
+    let result = gone.results.into_iter().next().unwrap();
+    assert_eq!(result.status.unwrap().code, 0);
+}
+
 /// An attested agent with one entry, connected to one server.
 #[derive(Clone)]
 pub struct Agent {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use chaos_tests::real::binary;
 use chaos_tests::real::dev::Dev;
 use mintmark_workload_api::client::Client;
+use mintmark_workload_api::client::x509::X509Stream;
 use mintmark_workload_api::endpoint::Endpoint;
 
 /// From the start of `mintmark dev` to the moment that a command with an identity may run.
@@ -48,8 +49,9 @@ pub fn first_svid_ready(arguments: &[&str]) -> Duration {
         .unwrap_or_else(|_| started.elapsed())
 }
 
-/// From the request to create an entry to its SVID on a stream that was open before.
-pub async fn entry_to_stream(dev: &Dev, rounds: usize) -> Vec<Duration> {
+/// On a stream that was open before: from the request to create an entry to its SVID, and from the
+/// request to delete it to an update without it.
+pub async fn entry_to_stream(dev: &Dev, rounds: usize) -> (Vec<Duration>, Vec<Duration>) {
     let endpoints = dev.endpoints();
     let endpoint: Endpoint = endpoints.workload_socket.parse().unwrap();
     let mut client = Client::connect(&endpoint).await.unwrap();
@@ -57,28 +59,37 @@ pub async fn entry_to_stream(dev: &Dev, rounds: usize) -> Vec<Duration> {
     stream.next().await.unwrap();
     let uid = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap());
     let mut entries = crate::issuance::entry_client(&endpoints.servers[0].admin_socket);
-    let mut samples = Vec::with_capacity(rounds);
+    let (mut created, mut deleted) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         let id = format!("spiffe://{}/latency/{round}", endpoints.trust_domain);
         let started = Instant::now();
-        crate::issuance::create_entry(
+        let entry = crate::issuance::create_entry(
             &mut entries,
             &id,
             &format!("spiffe://{}/node/dev", endpoints.trust_domain),
             &format!("unix:uid:{uid}"),
         )
         .await;
-        loop {
-            let update = stream.next().await.unwrap();
-            if update
-                .identities
-                .iter()
-                .any(|identity| identity.spiffe_id.as_str() == id)
-            {
-                break;
-            }
+        until(&mut stream, &id, true).await;
+        created.push(started.elapsed());
+        // Every second one stays, so that the stream carries more and more.
+        if round % 2 == 0 {
+            let started = Instant::now();
+            crate::issuance::delete_entry(&mut entries, &entry).await;
+            until(&mut stream, &id, false).await;
+            deleted.push(started.elapsed());
         }
-        samples.push(started.elapsed());
     }
-    samples
+    (created, deleted)
+}
+
+/// Reads updates until one has this identity, or has it no more.
+async fn until(stream: &mut X509Stream, id: &str, present: bool) {
+    loop {
+        let update = stream.next().await.unwrap();
+        let mut all = update.identities.iter();
+        if all.any(|identity| identity.spiffe_id.as_str() == id) == present {
+            return;
+        }
+    }
 }

@@ -160,8 +160,15 @@ fn the_leader_is_killed_and_every_workload_always_holds_a_valid_svid() {
         || have(2, killed_at + 1).then_some(()),
     );
 
+    let checked_at = now();
     for (n, workload) in workloads.iter().enumerate() {
         let seen = workload.seen();
+        let last = seen.last().unwrap();
+        assert!(
+            last.not_after > checked_at,
+            "workload {n} holds nothing valid at {checked_at}: {last:?}\n{}",
+            dev.output()
+        );
         for pair in seen.windows(2) {
             assert!(
                 pair[1].at < pair[0].not_after,

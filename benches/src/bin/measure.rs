@@ -17,7 +17,7 @@ use benches::{bare, issuance, latency, process};
 use chaos_tests::real::dev::Dev;
 
 const STARTS: usize = 7;
-const ENTRIES: usize = 200;
+const ENTRIES: usize = 400;
 const SPAN: Duration = Duration::from_secs(10);
 /// Agents that ask at the same time: together below what the server allows each of them.
 const AGENTS: usize = 8;
@@ -65,18 +65,20 @@ async fn cluster(pq: &str) {
             "resident memory of the agent, 1 SVID",
             &format!("{:.0} MiB", process::resident_mib(agent_pid)),
         );
-        let mut samples = latency::entry_to_stream(&dev, ENTRIES).await;
-        let figure = format!(
-            "p50 {}, p99 {}",
-            ms(percentile(&mut samples, 50.0)),
-            ms(percentile(&mut samples, 99.0))
-        );
+        let (mut created, mut deleted) = latency::entry_to_stream(&dev, ENTRIES).await;
+        for (what, samples) in [
+            ("entry create to SVID on an open stream", &mut created),
+            ("entry delete to update without it", &mut deleted),
+        ] {
+            let figure = format!(
+                "p50 {}, p99 {}",
+                ms(percentile(samples, 50.0)),
+                ms(percentile(samples, 99.0))
+            );
+            row(&format!("{what}, {} entries", samples.len()), &figure);
+        }
         row(
-            &format!("entry create to SVID on an open stream, {ENTRIES} entries"),
-            &figure,
-        );
-        row(
-            &format!("resident memory of the agent, {} SVIDs", ENTRIES + 1),
+            &format!("resident memory of the agent, {} SVIDs", ENTRIES / 2 + 1),
             &format!("{:.0} MiB", process::resident_mib(agent_pid)),
         );
     }
