@@ -14,7 +14,11 @@ use mintmark_identity::{secret::SecretBytes, statement::Pin, trust_domain::Trust
 use mintmark_runtime::{network::Address, telemetry::LogFormat};
 
 use super::RawConfig;
-use crate::{code, sds::secrets::Names, workload::unix::UnixOptions};
+use crate::{
+    code,
+    sds::secrets::Names,
+    workload::unix::{HASH_SIZE_MAX, UnixOptions},
+};
 
 /// What an agent attests with, if it has no identity yet.
 #[derive(Clone, PartialEq, Eq)]
@@ -207,7 +211,7 @@ impl Config {
             limits: limits(&raw.limits),
             workload: UnixOptions {
                 discover_path: raw.workload.discover_path.unwrap_or(true),
-                hash_size_max: raw.workload.hash_size_max,
+                hash_size_max: raw.workload.hash_size_max.or(Some(HASH_SIZE_MAX)),
             },
             sds: names(raw.sds),
             log_format: raw.log.format.unwrap_or_default(),
@@ -400,6 +404,8 @@ mod tests {
         );
         let off = Config::check(read(&format!("cache_key_dir = \"off\"\n{GOOD}")), None).unwrap();
         assert_eq!(off.cache_key, CacheKey::Off);
+        assert_eq!(config.workload, UnixOptions::default());
+        assert_eq!(config.workload.hash_size_max, Some(HASH_SIZE_MAX));
     }
 
     #[test]

@@ -33,11 +33,15 @@ pub struct UnixOptions {
     pub hash_size_max: Option<u64>,
 }
 
+/// Larger executables are not hashed unless the configuration says so: a file with holes has any size
+/// for nothing, and whoever runs it would keep the agent reading.
+pub const HASH_SIZE_MAX: u64 = 1 << 30;
+
 impl Default for UnixOptions {
     fn default() -> Self {
         Self {
             discover_path: true,
-            hash_size_max: None,
+            hash_size_max: Some(HASH_SIZE_MAX),
         }
     }
 }
