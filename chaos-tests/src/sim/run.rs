@@ -439,7 +439,7 @@ impl<'p> Simulation<'p> {
             .filter(|name| !self.world.lock().server_tokens.contains_key(name))
             .collect();
         let mut running = server_names(&self.plan.shape).into_iter().rev();
-        let host = running.find(|name| !self.gone.contains(name));
+        let host = running.find(|name| !self.is_gone(name));
         for (name, host) in uninvited.into_iter().zip(host) {
             self.order(&host, Order::ServerToken(name));
         }
@@ -480,8 +480,13 @@ impl<'p> Simulation<'p> {
         if self.grown {
             members.extend(spare_names(shape));
         }
-        let running = members.iter().filter(|name| !self.gone.contains(*name));
+        let running = members.iter().filter(|name| !self.is_gone(name));
         (members.len(), running.cloned().collect())
+    }
+
+    /// Whether it was given up. A machine whose power came back after that may run again.
+    fn is_gone(&self, name: &str) -> bool {
+        self.gone.contains(name) && !self.world.lock().servers.contains_key(name)
     }
 
     /// An auditor reads the whole log from every server.
