@@ -1,10 +1,12 @@
 //! The real binary, started as a person would start it.
 
 pub mod binary;
+pub mod cluster;
 pub mod collector;
 pub mod crash;
 pub mod daemon;
 pub mod dev;
+pub mod fresh;
 pub mod ledger;
 pub mod venv;
 pub mod wait;

@@ -1,7 +1,8 @@
 //! An agent, killed at each step of attesting, renewing, keeping its cache, and being denied.
 
+use chaos_tests::real::cluster::PATIENCE;
 use chaos_tests::real::collector::Collector;
-use chaos_tests::real::crash::{CrashCluster, PATIENCE};
+use chaos_tests::real::crash::CrashCluster;
 use chaos_tests::real::wait;
 use mintmark_runtime::failpoint::Step;
 

@@ -27,7 +27,7 @@ fn cluster() -> CrashCluster {
 fn roles(cluster: &CrashCluster) -> (&'static str, &'static str) {
     wait::until(
         "there is a leader",
-        chaos_tests::real::crash::PATIENCE,
+        chaos_tests::real::cluster::PATIENCE,
         || {
             let status = cluster.json_on(Some("server-1"), &["cluster", "status"])?;
             let members = status["members"].as_array().unwrap();
