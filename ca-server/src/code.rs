@@ -49,6 +49,8 @@ codes! {
     TASK_FAILED = 1011;
     /// The replicated state differs from another member's.
     DIVERGED = 1012;
+    /// The replicated store can no longer be read or written.
+    STORE_FAILED = 1013;
     /// The caller has no identity, and the method needs one.
     UNAUTHENTICATED = 1101;
     /// The caller may not do this.

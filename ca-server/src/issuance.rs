@@ -38,6 +38,7 @@ use self::subject::{Form, Resolved, Subject};
 use crate::Consensus;
 use crate::authority::keyring::{Keyring, KeyringError, SealedRecord, record_name};
 use crate::policy::Permit;
+use crate::raft::ClockOffset;
 use crate::state::{ISSUE_SKEW_MAX, State};
 
 /// Why an SVID was not issued.
@@ -58,6 +59,9 @@ pub enum IssueError {
          has caught up", .0.as_secs_f64()
     )]
     ClusterTimeAhead(Duration),
+    /// This server's clock is wrong, whatever the cluster's time is.
+    #[error("this server's clock is {0}, so it issues nothing")]
+    ClockSkew(ClockOffset),
     /// No authority of this kind is active.
     #[error("no authority of kind {0} is active")]
     NoAuthority(&'static str),
@@ -287,6 +291,10 @@ impl Issuer {
     ) -> Result<(Resolved, Active), IssueError> {
         let now = self.host.clock.now();
         let node_id = self.keyring.node_id();
+        // Before the cluster's time, which seems to be ahead of a clock that is behind.
+        if let Some(skew) = self.consensus.clock().skew() {
+            return Err(IssueError::ClockSkew(skew));
+        }
         let (resolved, found) = self.consensus.read(|state| {
             check_cluster_time(state.time(), now)?;
             let resolved = subject.resolve(state, form, now)?;

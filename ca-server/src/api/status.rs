@@ -313,6 +313,7 @@ fn issue_codes(error: &IssueError) -> (Code, Grpc) {
         IssueError::Behind => (code::BEHIND, Grpc::Unavailable),
         IssueError::NotReady => (code::NOT_READY, Grpc::Unavailable),
         IssueError::ClusterTimeAhead(_) => (code::CLUSTER_TIME_AHEAD, Grpc::Unavailable),
+        IssueError::ClockSkew(_) => (code::CLOCK_SKEW, Grpc::Unavailable),
         IssueError::NoAuthority(_) => (code::NO_AUTHORITY, Grpc::Unavailable),
         IssueError::Keyring(error) => keyring_codes(error),
         IssueError::Authority(_) => (code::INTERNAL, Grpc::Internal),

@@ -123,6 +123,7 @@ fn open_code(error: &OpenError) -> Code {
 fn fault_code(fault: &RaftFault) -> Code {
     match fault {
         RaftFault::Diverged(_) => code::DIVERGED,
+        RaftFault::Store(StoreError::Io { .. } | StoreError::Closed { .. }) => code::STORE_FAILED,
         _ => code::STORE,
     }
 }
@@ -160,7 +161,7 @@ fn exit_code(code: Code) -> u8 {
         code::CANNOT_LISTEN | code::JOIN_FAILED => 69,
         code::DIRECTORY => 73,
         code::DIVERGED => 65,
-        code::STORE => 74,
+        code::STORE | code::STORE_FAILED => 74,
         code::DATA_DIR_LOCKED => 75,
         code::WRONG_KEK => 77,
         code::DATA_DIR_FOREIGN | code::VAULT_UNUSABLE => 78,
