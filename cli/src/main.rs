@@ -5,6 +5,7 @@
 mod args;
 mod command;
 mod connect;
+mod consistency;
 mod context;
 mod duration;
 mod error_index;

@@ -2,6 +2,7 @@
 //!
 //! Always: leaves are for administrators, also while they follow: a caller that lost its right in
 //! between gets no more. What proves the log (its checkpoint, and that a leaf is in it) is for anybody.
+//! Each call may ask for an answer that is fresh (`consistency`); a follower's begins fresh.
 //!
 //! Not here: reading (`audit::tail`), and signing checkpoints (`audit::checkpoint`).
 
@@ -42,6 +43,7 @@ impl wire::audit_server::Audit for AuditService {
         request: Request<wire::GetLogInfoRequest>,
     ) -> Result<Response<wire::LogInfo>, Status> {
         let _permit = self.0.permit(&request, Action::GetLogInfo).await?;
+        self.0.fresh_enough(&request).await?;
         let info = self.0.consensus.read(log_info)?;
         Ok(Response::new(info))
     }
@@ -51,6 +53,7 @@ impl wire::audit_server::Audit for AuditService {
         request: Request<wire::TailRequest>,
     ) -> Result<Response<TailStream>, Status> {
         let _permit = self.0.permit(&request, Action::TailAudit).await?;
+        self.0.fresh_enough(&request).await?;
         let connection = request.extensions().get::<ConnectInfo>().cloned();
         let wire::TailRequest {
             start,
@@ -75,6 +78,7 @@ impl wire::audit_server::Audit for AuditService {
         request: Request<wire::GetCheckpointRequest>,
     ) -> Result<Response<wire::GetCheckpointResponse>, Status> {
         let _permit = self.0.permit(&request, Action::GetCheckpoint).await?;
+        self.0.fresh_enough(&request).await?;
         let last = self
             .0
             .consensus
@@ -91,6 +95,7 @@ impl wire::audit_server::Audit for AuditService {
         request: Request<wire::GetInclusionProofRequest>,
     ) -> Result<Response<wire::GetInclusionProofResponse>, Status> {
         let _permit = self.0.permit(&request, Action::GetInclusionProof).await?;
+        self.0.fresh_enough(&request).await?;
         let wire::GetInclusionProofRequest {
             leaf_index,
             tree_size,

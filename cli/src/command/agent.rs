@@ -6,13 +6,15 @@ use mintmark_proto::spire::agent as wire;
 use mintmark_proto::spire::agent::agent_client::AgentClient;
 use mintmark_proto::spire::types;
 use serde::Serialize;
+use tonic::transport::Channel;
 
 use super::daemon::{self, RunArgs};
 use super::entry::document::{spiffe_id, spiffe_id_text};
 use crate::connect::request;
+use crate::consistency::{Consistency, Freshness};
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::output::{Row, note};
+use crate::output::Row;
 
 /// Agents asked for in one request.
 const PAGE: i32 = 500;
@@ -27,7 +29,7 @@ pub enum AgentCommand {
     Run(RunArgs),
     /// List attested nodes.
     #[command(after_help = "Examples:\n  mintmark agent list\n  mintmark agent list -o wide")]
-    List,
+    List(Freshness),
     /// Show one attested node.
     #[command(
         after_help = "Example:\n  mintmark agent show spiffe://example.org/spire/agent/join_token/…"
@@ -35,6 +37,8 @@ pub enum AgentCommand {
     Show {
         /// SPIFFE ID of the agent.
         id: String,
+        #[command(flatten)]
+        freshness: Freshness,
     },
     /// Deny an agent for good: it gets nothing more, and cannot attest again until it is evicted.
     #[command(
@@ -128,6 +132,15 @@ impl Row for AgentDocument {
     }
 }
 
+/// What was done to whom.
+#[derive(Debug, Default, Serialize)]
+struct Done {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    banned: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    evicted: Option<String>,
+}
+
 /// Runs `mintmark agent …`.
 pub async fn run(command: AgentCommand, context: &Context) -> Result<u8, Failure> {
     if let AgentCommand::Run(args) = command {
@@ -140,35 +153,19 @@ async fn administer(command: AgentCommand, context: &Context) -> Result<(), Fail
     let mut client = AgentClient::new(context.connect.server(&context.host).await?);
     match command {
         AgentCommand::Run(_) => Ok(()),
-        AgentCommand::List => {
-            let mut agents = Vec::new();
-            let mut page_token = String::new();
-            for _ in 0..PAGES_MAX {
-                let asked = wire::ListAgentsRequest {
-                    page_size: PAGE,
-                    page_token,
-                    ..Default::default()
-                };
-                let response = request("list agents", client.list_agents(asked)).await?;
-                agents.extend(
-                    response
-                        .agents
-                        .iter()
-                        .map(|a| AgentDocument::from_wire(a, context.now())),
-                );
-                page_token = response.next_page_token;
-                if page_token.is_empty() {
-                    break;
-                }
-            }
+        AgentCommand::List(freshness) => {
+            let agents = list(&mut client, freshness.consistency, context).await?;
             context.output.list(&agents, "agents")
         }
-        AgentCommand::Show { id } => {
+        AgentCommand::Show { id, freshness } => {
             let asked = wire::GetAgentRequest {
                 id: Some(spiffe_id("the agent", &id)?),
                 output_mask: None,
             };
-            let agent = request("show the agent", client.get_agent(asked)).await?;
+            let agent = freshness
+                .consistency
+                .request("show the agent", asked, |asked| client.get_agent(asked))
+                .await?;
             let agent = AgentDocument::from_wire(&agent, context.now());
             let fields = [
                 ("id", agent.id.clone()),
@@ -185,16 +182,55 @@ async fn administer(command: AgentCommand, context: &Context) -> Result<(), Fail
                 id: Some(spiffe_id("the agent", &id)?),
             };
             request("ban the agent", client.ban_agent(asked)).await?;
-            note(&format!("banned {id}"));
-            Ok(())
+            let fields = [("banned", id.clone())];
+            context.output.one(
+                &Done {
+                    banned: Some(id),
+                    ..Done::default()
+                },
+                &fields,
+            )
         }
         AgentCommand::Evict { id } => {
             let asked = wire::DeleteAgentRequest {
                 id: Some(spiffe_id("the agent", &id)?),
             };
             request("evict the agent", client.delete_agent(asked)).await?;
-            note(&format!("evicted {id}"));
-            Ok(())
+            let fields = [("evicted", id.clone())];
+            context.output.one(
+                &Done {
+                    evicted: Some(id),
+                    ..Done::default()
+                },
+                &fields,
+            )
         }
     }
+}
+
+async fn list(
+    client: &mut AgentClient<Channel>,
+    consistency: Consistency,
+    context: &Context,
+) -> Result<Vec<AgentDocument>, Failure> {
+    let mut agents = Vec::new();
+    let mut page_token = String::new();
+    for _ in 0..PAGES_MAX {
+        let asked = wire::ListAgentsRequest {
+            page_size: PAGE,
+            page_token,
+            ..Default::default()
+        };
+        let response = consistency
+            .request("list agents", asked, |asked| client.list_agents(asked))
+            .await?;
+        let now = context.now();
+        let page = response.agents.iter();
+        agents.extend(page.map(|agent| AgentDocument::from_wire(agent, now)));
+        page_token = response.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    Ok(agents)
 }

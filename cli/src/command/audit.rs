@@ -1,6 +1,6 @@
 //! `mintmark audit`: the log of everything that was issued, denied and changed.
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use mintmark_proto::mintmark::audit::v1 as wire;
 use mintmark_proto::mintmark::audit::v1::audit_client::AuditClient;
 use mintmark_tlog::checkpoint::Checkpoint;
@@ -9,6 +9,7 @@ use mintmark_tlog::tree::{Frontier, Hash, leaf_hash};
 use serde::Serialize;
 
 use crate::connect::request;
+use crate::consistency::{Consistency, Freshness};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, note, reader_leaves};
@@ -22,24 +23,16 @@ pub enum AuditCommand {
     #[command(after_help = "\
 Examples:
   mintmark audit tail
+  mintmark audit tail --limit 100                 the last hundred
   mintmark audit tail --from 0 -o json > audit.jsonl
   mintmark audit tail --follow --from 1742        resumes after leaf 1741")]
-    Tail {
-        /// First leaf; without it the last ones.
-        #[arg(long, value_name = "INDEX")]
-        from: Option<u64>,
-        /// Wait for leaves to come.
-        #[arg(short, long)]
-        follow: bool,
-        /// Print at most this many leaves and end.
-        #[arg(long, value_name = "COUNT")]
-        limit: Option<u64>,
-    },
+    Tail(TailArgs),
     /// Recompute the log from its leaves and check the signed checkpoint.
     #[command(after_help = "\
 Examples:
   mintmark audit verify
   mintmark audit verify --vkey 'example.org/audit/1+…' -o json
+  mintmark audit verify --consistency local       the log of a server that is alone
 
 Exit code 8 when the log does not verify; the output says which leaf breaks it.")]
     Verify {
@@ -47,10 +40,56 @@ Exit code 8 when the log does not verify; the output says which leaf breaks it."
         /// the server's own word is taken, and said so.
         #[arg(long, value_name = "KEY")]
         vkey: Option<String>,
+        #[command(flatten)]
+        freshness: Freshness,
     },
 }
 
-/// Leaves shown by `tail` without `--from`.
+/// `audit tail`.
+#[derive(Debug, Args)]
+pub struct TailArgs {
+    /// First leaf; without it the last ones.
+    #[arg(long, value_name = "INDEX")]
+    from: Option<u64>,
+    /// Wait for leaves to come.
+    #[arg(short, long)]
+    follow: bool,
+    /// Print at most this many leaves and end: without --from the last ones, with --follow the next.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+    /// How fresh the log has to be: linearizable if absent, and local with --follow, which shows later
+    /// what it does not show at once.
+    #[arg(long, value_enum)]
+    consistency: Option<Consistency>,
+}
+
+impl TailArgs {
+    /// Where to begin, and where to end.
+    fn range(&self) -> wire::TailRequest {
+        let before_the_end = match self.limit {
+            Some(_) if self.follow => 0,
+            Some(limit) => limit,
+            None => LAST,
+        };
+        wire::TailRequest {
+            start: self.from.unwrap_or(before_the_end),
+            from_end: self.from.is_none(),
+            follow: self.follow,
+            limit: self.limit.unwrap_or(0),
+        }
+    }
+
+    fn freshness(&self) -> Consistency {
+        let usual = if self.follow {
+            Consistency::Local
+        } else {
+            Consistency::Linearizable
+        };
+        self.consistency.unwrap_or(usual)
+    }
+}
+
+/// Leaves shown by `tail` that is not told how many.
 const LAST: u64 = 20;
 
 /// Runs `mintmark audit …`.
@@ -58,41 +97,24 @@ pub async fn run(command: AuditCommand, context: &Context) -> Result<(), Failure
     let channel = context.connect.server(&context.host).await?;
     let client = AuditClient::new(channel).max_decoding_message_size(64 * 1024 * 1024);
     match command {
-        AuditCommand::Tail {
-            from,
-            follow,
-            limit,
-        } => tokio::select! {
-            ended = tail(client, from, follow, limit, context) => ended,
-            left = reader_leaves(), if follow => Err(left),
+        AuditCommand::Tail(args) => tokio::select! {
+            ended = tail(client, &args, context) => ended,
+            left = reader_leaves(), if args.follow => Err(left),
         },
-        AuditCommand::Verify { vkey } => verify(client, vkey, context).await,
+        AuditCommand::Verify { vkey, freshness } => {
+            verify(client, vkey, freshness.consistency, context).await
+        }
     }
 }
 
 type Client = AuditClient<tonic::transport::Channel>;
 
-async fn tail(
-    mut client: Client,
-    from: Option<u64>,
-    follow: bool,
-    limit: Option<u64>,
-    context: &Context,
-) -> Result<(), Failure> {
-    let info = request(
-        "read the log",
-        client.get_log_info(wire::GetLogInfoRequest {}),
-    )
-    .await?;
-    let start = from.unwrap_or_else(|| info.size.saturating_sub(LAST));
-    let asked = wire::TailRequest {
-        start,
-        follow,
-        limit: limit.unwrap_or(0),
-        from_end: false,
-    };
-    let mut stream = request("read the log", client.tail(asked)).await?;
-    let mut left = limit.unwrap_or(u64::MAX);
+async fn tail(mut client: Client, args: &TailArgs, context: &Context) -> Result<(), Failure> {
+    let mut stream = args
+        .freshness()
+        .request("read the log", args.range(), |asked| client.tail(asked))
+        .await?;
+    let mut left = args.limit.unwrap_or(u64::MAX);
     loop {
         let message = stream.message().await;
         let Some(message) = message.map_err(|e| Failure::from_status("read the log", &e))? else {
@@ -117,6 +139,7 @@ struct Verification {
     leaves: u64,
     root: String,
     checkpoint_size: u64,
+    consistency: Consistency,
 }
 
 /// Recomputes the tree from all leaves, and compares it with the checkpoint's signature and root and
@@ -124,14 +147,17 @@ struct Verification {
 async fn verify(
     mut client: Client,
     vkey: Option<String>,
+    consistency: Consistency,
     context: &Context,
 ) -> Result<(), Failure> {
-    let checkpoint = request(
-        "get the checkpoint",
-        client.get_checkpoint(wire::GetCheckpointRequest {}),
-    )
-    .await?;
-    // Asked after the checkpoint, so that the log is at least as long.
+    let asked = wire::GetCheckpointRequest {};
+    let checkpoint = consistency
+        .request("get the checkpoint", asked, |asked| {
+            client.get_checkpoint(asked)
+        })
+        .await?;
+    // Asked after the checkpoint, so that the log is at least as long, and of the same server, so that
+    // it is as fresh.
     let info = request(
         "read the log",
         client.get_log_info(wire::GetLogInfoRequest {}),
@@ -152,14 +178,18 @@ async fn verify(
     }
     let rebuilt = rebuild(client, &info, &signed).await?;
     rebuilt.compare("the server's replicated state", &info.root)?;
-    report(
-        &rebuilt.leaves,
+    let tree = &rebuilt.leaves;
+    let verification = Verification {
+        valid: true,
+        origin: info.origin,
         vkey,
         vkey_given,
-        info.origin,
-        signed.size,
-        context,
-    )
+        leaves: tree.size(),
+        root: hex::encode(tree.root()),
+        checkpoint_size: signed.size,
+        consistency,
+    };
+    verification.report(context)
 }
 
 /// The tree as the leaves give it, and as the hashes recorded beside them give it.
@@ -245,41 +275,34 @@ impl Rebuilt {
     }
 }
 
-fn report(
-    tree: &Frontier,
-    vkey: String,
-    vkey_given: bool,
-    origin: String,
-    checkpoint_size: u64,
-    context: &Context,
-) -> Result<(), Failure> {
-    let verification = Verification {
-        valid: true,
-        origin,
-        vkey,
-        vkey_given,
-        leaves: tree.size(),
-        root: hex::encode(tree.root()),
-        checkpoint_size,
-    };
-    let fields = [
-        ("log", verification.origin.clone()),
-        (
-            "verified",
-            format!("{} leaves, each at its place", verification.leaves),
-        ),
-        ("root", verification.root.clone()),
-        (
-            "checkpoint",
-            format!("signed at {checkpoint_size} leaves, signature and root agree"),
-        ),
-        ("key", verification.vkey.clone()),
-    ];
-    context.output.one(&verification, &fields)?;
-    if !vkey_given && context.output.format() == Format::Table {
-        note("The key is the server's own word. Keep it, and give it next time: --vkey KEY.");
+impl Verification {
+    fn report(&self, context: &Context) -> Result<(), Failure> {
+        let checkpoint = format!(
+            "signed at {} leaves, signature and root agree",
+            self.checkpoint_size
+        );
+        let fields = [
+            ("log", self.origin.clone()),
+            (
+                "verified",
+                format!("{} leaves, each at its place", self.leaves),
+            ),
+            ("root", self.root.clone()),
+            ("checkpoint", checkpoint),
+            ("key", self.vkey.clone()),
+        ];
+        context.output.one(self, &fields)?;
+        if context.output.format() != Format::Table {
+            return Ok(());
+        }
+        if self.consistency == Consistency::Local {
+            note("This is what one server has; others may have more leaves.");
+        }
+        if !self.vkey_given {
+            note("The key is the server's own word. Keep it, and give it next time: --vkey KEY.");
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn broken(what: &str) -> Failure {
@@ -293,6 +316,27 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
+
+    #[test]
+    fn a_limit_counts_from_the_end_unless_it_is_told_where_to_begin() {
+        let range = |from, follow, limit| {
+            let args = TailArgs {
+                from,
+                follow,
+                limit,
+                consistency: None,
+            };
+            let range = args.range();
+            (range.start, range.from_end, range.limit)
+        };
+        assert_eq!(range(None, false, None), (LAST, true, 0));
+        assert_eq!(range(None, false, Some(3)), (3, true, 3));
+        assert_eq!(range(None, false, Some(300)), (300, true, 300));
+        assert_eq!(range(Some(7), false, Some(3)), (7, false, 3));
+        assert_eq!(range(Some(0), true, None), (0, false, 0));
+        assert_eq!(range(None, true, None), (LAST, true, 0));
+        assert_eq!(range(None, true, Some(3)), (0, true, 3), "the next three");
+    }
 
     fn leaf(index: u64) -> Vec<u8> {
         wire::Leaf {

@@ -8,6 +8,7 @@ use mintmark_proto::mintmark::state::v1 as state;
 use serde::Serialize;
 
 use crate::connect::request;
+use crate::consistency::Freshness;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::Row;
@@ -22,7 +23,7 @@ pub enum ClusterCommand {
     Status,
     /// List the authorities and where they are in their life.
     #[command(after_help = "Example:\n  mintmark cluster authorities -o wide")]
-    Authorities,
+    Authorities(Freshness),
 }
 
 #[derive(Serialize)]
@@ -118,12 +119,14 @@ pub async fn run(command: ClusterCommand, context: &Context) -> Result<(), Failu
             let document = status_document(status);
             context.output.one(&document, &status_fields(&document))
         }
-        ClusterCommand::Authorities => {
-            let listed = request(
-                "list the authorities",
-                client.list_authorities(wire::ListAuthoritiesRequest {}),
-            )
-            .await?;
+        ClusterCommand::Authorities(freshness) => {
+            let asked = wire::ListAuthoritiesRequest {};
+            let listed = freshness
+                .consistency
+                .request("list the authorities", asked, |asked| {
+                    client.list_authorities(asked)
+                })
+                .await?;
             let authorities: Vec<_> = listed.authorities.iter().map(authority_document).collect();
             context.output.list(&authorities, "authorities")
         }

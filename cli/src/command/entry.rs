@@ -1,6 +1,6 @@
 //! `mintmark entry`: registration entries.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use mintmark_proto::spire::entry as wire;
@@ -10,6 +10,7 @@ use serde::Serialize;
 use tonic::transport::Channel;
 
 use crate::connect::request;
+use crate::consistency::{Consistency, Freshness};
 use crate::context::Context;
 use crate::duration::Seconds;
 use crate::failure::{Exit, Failure};
@@ -40,13 +41,16 @@ Examples:
     Show {
         /// Identifier of the entry.
         id: String,
+        #[command(flatten)]
+        freshness: Freshness,
     },
     /// List entries.
     #[command(after_help = "\
 Examples:
   mintmark entry list
   mintmark entry list --selector unix:uid:1000 -o wide
-  mintmark entry list --spiffe-id spiffe://example.org/web -o json")]
+  mintmark entry list --spiffe-id spiffe://example.org/web -o json
+  mintmark entry list --consistency local         what this server knows, without a quorum too")]
     List(FilterArgs),
     /// Change an entry: fields that are not given stay as they are.
     #[command(after_help = "\
@@ -153,6 +157,8 @@ pub struct FilterArgs {
     /// Only downstream entries.
     #[arg(long)]
     downstream: bool,
+    #[command(flatten)]
+    freshness: Freshness,
 }
 
 /// Runs `mintmark entry …`.
@@ -160,8 +166,8 @@ pub async fn run(command: EntryCommand, context: &Context) -> Result<(), Failure
     let mut client = EntryClient::new(context.connect.server(&context.host).await?);
     match command {
         EntryCommand::Create(args) => create(&mut client, args, context).await,
-        EntryCommand::Show { id } => {
-            let entry = get(&mut client, &id).await?;
+        EntryCommand::Show { id, freshness } => {
+            let entry = get(&mut client, &id, freshness.consistency).await?;
             context.output.one(&entry, &entry.fields())
         }
         EntryCommand::List(filter) => {
@@ -199,7 +205,8 @@ async fn create(
         .results
         .iter()
         .map(|r| (r.status.as_ref(), r.entry.as_ref()));
-    report(results, &documents, "create", context)
+    let printed = Printed::of(args.file.as_deref());
+    report(results, &documents, "create", printed, context)
 }
 
 async fn update(
@@ -213,7 +220,7 @@ async fn update(
             (document::read(&path.display().to_string(), &text)?, None)
         }
         (None, Some(id)) => {
-            let mut entry = get(client, id).await?;
+            let mut entry = get(client, id, Consistency::Linearizable).await?;
             // What is not given is not sent: somebody else may be changing it.
             let mask = args.fields.mask();
             args.fields.change(&mut entry);
@@ -238,7 +245,21 @@ async fn update(
         .results
         .iter()
         .map(|r| (r.status.as_ref(), r.entry.as_ref()));
-    report(results, &documents, "update", context)
+    let printed = Printed::of(args.file.as_deref());
+    report(results, &documents, "update", printed, context)
+}
+
+/// How entries are printed: what comes from a file is a list, however many stand in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Printed {
+    One,
+    List,
+}
+
+impl Printed {
+    fn of(file: Option<&Path>) -> Self {
+        file.map_or(Self::One, |_| Self::List)
+    }
 }
 
 /// Prints what succeeded and fails with the first thing that did not.
@@ -246,6 +267,7 @@ fn report<'a>(
     results: impl Iterator<Item = (Option<&'a types::Status>, Option<&'a types::Entry>)>,
     asked: &[EntryDocument],
     verb: &str,
+    printed: Printed,
     context: &Context,
 ) -> Result<(), Failure> {
     let mut entries = Vec::new();
@@ -271,7 +293,7 @@ fn report<'a>(
             failure = Some(refused);
         }
     }
-    if let ([entry], None) = (entries.as_slice(), &failure) {
+    if let ([entry], Printed::One) = (entries.as_slice(), printed) {
         context.output.one(entry, &entry.fields())?;
     } else if !entries.is_empty() {
         context.output.list(&entries, "entries")?;
@@ -279,15 +301,18 @@ fn report<'a>(
     failure.map_or(Ok(()), Err)
 }
 
-async fn get(client: &mut EntryClient<Channel>, id: &str) -> Result<EntryDocument, Failure> {
-    let entry = request(
-        "show the entry",
-        client.get_entry(wire::GetEntryRequest {
-            id: id.to_owned(),
-            output_mask: None,
-        }),
-    )
-    .await?;
+async fn get(
+    client: &mut EntryClient<Channel>,
+    id: &str,
+    consistency: Consistency,
+) -> Result<EntryDocument, Failure> {
+    let asked = wire::GetEntryRequest {
+        id: id.to_owned(),
+        output_mask: None,
+    };
+    let entry = consistency
+        .request("show the entry", asked, |asked| client.get_entry(asked))
+        .await?;
     Ok(EntryDocument::from_wire(&entry))
 }
 
@@ -296,20 +321,20 @@ async fn list(
     client: &mut EntryClient<Channel>,
     filter: &FilterArgs,
 ) -> Result<Vec<EntryDocument>, Failure> {
+    let consistency = filter.freshness.consistency;
     let filter = filter.to_list()?;
     let mut entries = Vec::new();
     let mut page_token = String::new();
     for _ in 0..PAGES_MAX {
-        let response = request(
-            "list entries",
-            client.list_entries(wire::ListEntriesRequest {
-                filter: Some(filter.clone()),
-                output_mask: None,
-                page_size: PAGE,
-                page_token,
-            }),
-        )
-        .await?;
+        let asked = wire::ListEntriesRequest {
+            filter: Some(filter.clone()),
+            output_mask: None,
+            page_size: PAGE,
+            page_token,
+        };
+        let response = consistency
+            .request("list entries", asked, |asked| client.list_entries(asked))
+            .await?;
         entries.extend(response.entries.iter().map(EntryDocument::from_wire));
         page_token = response.next_page_token;
         if page_token.is_empty() {
@@ -365,14 +390,13 @@ async fn count(
     struct Count {
         count: i32,
     }
-    let filter = filter.to_count()?;
-    let response = request(
-        "count entries",
-        client.count_entries(wire::CountEntriesRequest {
-            filter: Some(filter),
-        }),
-    )
-    .await?;
+    let asked = wire::CountEntriesRequest {
+        filter: Some(filter.to_count()?),
+    };
+    let consistency = filter.freshness.consistency;
+    let response = consistency
+        .request("count entries", asked, |asked| client.count_entries(asked))
+        .await?;
     let text = response.count.to_string();
     context.output.one(
         &Count {

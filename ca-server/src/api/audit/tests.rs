@@ -7,6 +7,7 @@ use mintmark_tlog::{Frontier, leaf_hash};
 use tonic::Code;
 
 use super::*;
+use crate::api::consistency::CONSISTENCY_HEADER;
 use crate::api::fixture::{Fixture, local, remote};
 
 #[test]
@@ -180,4 +181,45 @@ async fn leaves_are_for_administrators_and_proofs_for_everybody() {
         "{}",
         none.message()
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_reader_may_ask_for_a_fresh_answer() {
+    let fixture = Fixture::new().await;
+    create(&fixture, "a").await;
+    let service = AuditService(fixture.services.clone());
+    let first_leaf = wire::GetInclusionProofRequest {
+        leaf_index: 0,
+        tree_size: 0,
+    };
+    for (freshness, refused) in [("local", false), ("linearizable", false), ("perhaps", true)] {
+        let asked = |mut request: Request<()>| {
+            let header = freshness.parse().unwrap();
+            request.metadata_mut().insert(CONSISTENCY_HEADER, header);
+            request
+        };
+        let info = asked(local(())).map(|()| wire::GetLogInfoRequest {});
+        let tail = asked(local(())).map(|()| wire::TailRequest::default());
+        let checkpoint = asked(local(())).map(|()| wire::GetCheckpointRequest {});
+        let proof = asked(local(())).map(|()| first_leaf);
+        let outcomes = [
+            service.get_log_info(info).await.err(),
+            service.tail(tail).await.err(),
+            // There is none: asked for in order, it is not found.
+            service
+                .get_checkpoint(checkpoint)
+                .await
+                .err()
+                .filter(|error| error.code() != Code::NotFound),
+            service.get_inclusion_proof(proof).await.err(),
+        ];
+        for outcome in outcomes {
+            let code = outcome.map(|error| error.code());
+            assert_eq!(
+                code,
+                refused.then_some(Code::InvalidArgument),
+                "{freshness}"
+            );
+        }
+    }
 }
