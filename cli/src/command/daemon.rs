@@ -122,9 +122,10 @@ pub async fn run_agent(args: RunArgs, context: &Context) -> Result<u8, Failure> 
         Err(error) => return Ok(complain(AGENT_CONFIG, &error, EXIT_CONFIG)),
     };
     let clock = Arc::clone(&host.clock);
-    if let Err(error) = telemetry::init_logging(config.log_format, &config.log_filter, clock) {
-        return Ok(complain(AGENT_CONFIG, &error, EXIT_CONFIG));
-    }
+    let log = match telemetry::init_logging(config.log_format, &config.log_filter, clock) {
+        Ok(log) => log,
+        Err(error) => return Ok(complain(AGENT_CONFIG, &error, EXIT_CONFIG)),
+    };
     telemetry::log_panics();
     keep_memory_private();
     if let Err(error) = failpoint::arm(environment) {
@@ -139,7 +140,10 @@ pub async fn run_agent(args: RunArgs, context: &Context) -> Result<u8, Failure> 
         loop {
             reload.woken().await;
             match node_agent::config::load(disk.as_ref(), &args.config) {
-                Ok(config) => return config,
+                Ok(config) => match log.set_filter(&config.log_filter) {
+                    Ok(()) => return config,
+                    Err(error) => tracing::error!(%error, "the configuration stays as it was"),
+                },
                 Err(error) => tracing::error!(%error, "the configuration stays as it was"),
             }
         }
