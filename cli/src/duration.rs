@@ -1,13 +1,21 @@
 //! Durations on the command line.
 
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
 use mintmark_runtime::config::DurationText;
+use serde::{Deserialize, Serialize};
 
 /// A duration in whole seconds, written `90s`, `10m`, `1h30m`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seconds(pub u32);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}s", self.0)
+    }
+}
 
 impl Seconds {
     /// The same as a duration.

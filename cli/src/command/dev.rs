@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use mintmark_identity::entropy::draw_bytes;
 use mintmark_identity::trust_domain::TrustDomain;
-use mintmark_identity::validity::{TtlPolicy, TtlRequest};
 use mintmark_runtime::disk::Disk;
 use mintmark_runtime::host::Host;
 use nix::sys::signal::Signal;
@@ -19,9 +18,10 @@ use nix::sys::signal::Signal;
 use crate::context::Context;
 use crate::duration::Seconds;
 use crate::failure::{Exit, Failure};
-use crate::output::note;
+use crate::output::{Format, note};
 
 pub mod banner;
+mod bundle_file;
 pub mod children;
 mod config;
 pub mod endpoints;
@@ -30,11 +30,14 @@ pub mod layout;
 mod ports;
 mod running;
 mod setup;
+pub mod shape;
 
 use banner::Banner;
+use bundle_file::BundleFile;
 use endpoints::{Endpoints, ServerEndpoint};
 use layout::{Layout, Plan, PlannedServer};
 use running::{AGENT, Running};
+use shape::{Pq, Shape};
 
 /// How long the cluster may take to serve its first SVID before `dev` gives up.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -50,26 +53,29 @@ Examples:
   mintmark dev --exec -- mintmark x509 fetch     runs a command that has an identity
 
 With --exec the command finds the cluster by itself: SPIFFE_ENDPOINT_SOCKET and MINTMARK_DIR are set.
-The exit code is the command's.")]
+The exit code is the command's.
+
+A directory is a cluster of one shape: a second start needs none of the flags that made it, and refuses
+those that differ.")]
 pub struct DevArgs {
-    /// How many ca-servers.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=9))]
-    pub servers: u8,
+    /// How many ca-servers; 1 if absent.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub servers: Option<u8>,
     /// Keep the state in this directory, and start from it.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// Name of the trust domain; drawn if absent.
     #[arg(long, value_name = "NAME")]
     pub trust_domain: Option<TrustDomain>,
-    /// Lifetime of X.509-SVIDs.
-    #[arg(long, default_value = "2m", value_name = "DURATION")]
-    pub x509_ttl: Seconds,
+    /// Lifetime of X.509-SVIDs; 2m if absent.
+    #[arg(long, value_name = "DURATION")]
+    pub x509_ttl: Option<Seconds>,
     /// Lifetime of authorities; at least six times that of SVIDs.
     #[arg(long, value_name = "DURATION")]
     pub ca_ttl: Option<Seconds>,
-    /// Post-quantum signatures.
-    #[arg(long, value_enum, default_value_t)]
-    pub pq: Pq,
+    /// Post-quantum signatures; off if absent.
+    #[arg(long, value_enum)]
+    pub pq: Option<Pq>,
     /// Run a command once the first SVID can be fetched; end with it.
     #[arg(long, requires = "command")]
     pub exec: bool,
@@ -78,54 +84,19 @@ pub struct DevArgs {
     pub command: Vec<String>,
 }
 
-/// Post-quantum mode of the trust domain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum Pq {
-    /// ECDSA P-256 only.
-    #[default]
-    Off,
-    /// ECDSA P-256 and ML-DSA-65 in one certificate.
-    Hybrid,
-}
-
-impl Pq {
-    /// As it stands in configuration files.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Off => "off",
-            Self::Hybrid => "hybrid",
-        }
-    }
-}
-
 /// Runs `mintmark dev`; the result is the exit code of the command that `--exec` ran.
 pub async fn run(args: DevArgs, context: &Context) -> Result<u8, Failure> {
     let started = tokio::time::Instant::now();
-    lifetimes(&args)?;
     let (root, temporary) = directory(&args, &context.host)?;
     let layout = Layout::new(root)?;
+    // Looked at once more when the directory is ours; here nothing is touched yet.
+    shape::of_earlier_start(&args, &layout, &*context.host.disk)?;
     let outcome = cluster(&args, &layout, temporary, started, context).await;
     if temporary {
         let logs_are_wanted = outcome.as_ref().is_err_and(Failure::is_about_daemons);
         remove(layout.root(), logs_are_wanted, &*context.host.disk);
     }
     outcome
-}
-
-/// Whether the lifetimes fit into each other; a server would say the same, later.
-fn lifetimes(args: &DevArgs) -> Result<(), Failure> {
-    let asked = TtlRequest {
-        ca: args.ca_ttl.map(Seconds::duration),
-        x509_svid: Some(args.x509_ttl.duration()),
-        ..TtlRequest::default()
-    };
-    match TtlPolicy::resolve(asked) {
-        Ok(_) => Ok(()),
-        Err(e) => {
-            let what = "the lifetimes do not fit into each other";
-            Err(Failure::new("MM-3106", Exit::Usage, what).because(&e))
-        }
-    }
 }
 
 async fn cluster(
@@ -192,20 +163,29 @@ async fn start_and_stay(
     let endpoints = ready.endpoints(layout, &plan, running);
     layout::write_json(&*context.host.disk, &layout.endpoints(), &endpoints)?;
     let elapsed = started.elapsed().as_millis();
-    if args.exec {
-        commanded.store(true, Ordering::SeqCst);
-        return exec::run(&args.command, layout, &endpoints).await;
+    let staying = async {
+        if args.exec {
+            commanded.store(true, Ordering::SeqCst);
+            return exec::run(&args.command, layout, &endpoints).await;
+        }
+        let banner = Banner {
+            version: env!("CARGO_PKG_VERSION"),
+            endpoints: &endpoints,
+            directory: &layout.root().display().to_string(),
+            temporary,
+            ready_after_ms: elapsed,
+        };
+        match context.output.format() {
+            Format::Table | Format::Wide => context.output.raw(&banner.text())?,
+            Format::Json | Format::Yaml => context.output.structured(&endpoints)?,
+        }
+        running.watch(layout, &ready, &*context.host.disk).await
+    };
+    let bundle = BundleFile::new(layout, &plan, &context.host);
+    tokio::select! {
+        outcome = staying => outcome,
+        never = bundle.keep(layout.workload_socket()) => match never {},
     }
-    let text = Banner {
-        version: env!("CARGO_PKG_VERSION"),
-        endpoints: &endpoints,
-        directory: &layout.root().display().to_string(),
-        temporary,
-        ready_after_ms: elapsed,
-    }
-    .text();
-    context.output.raw(&text)?;
-    running.watch(layout, &ready, &*context.host.disk).await
 }
 
 /// What a start found out.
@@ -273,17 +253,7 @@ fn temporary(runtime: Option<PathBuf>, everybodys: &Path, tag: &str) -> PathBuf 
 
 /// The plan of an earlier start, or a new one.
 async fn plan(args: &DevArgs, layout: &Layout, host: &Host) -> Result<Plan, Failure> {
-    if let Some(plan) = layout.read_plan(&*host.disk)? {
-        let asked = args.trust_domain.as_ref().map(TrustDomain::as_str);
-        if let Some(asked) = asked.filter(|asked| *asked != plan.trust_domain) {
-            return Err(Failure::new(
-                "MM-3105",
-                Exit::Conflict,
-                "the directory holds another trust domain",
-            )
-            .why(format!("{} is not {asked}", plan.trust_domain))
-            .next("leave --trust-domain away, or choose another directory"));
-        }
+    if let Some(plan) = shape::of_earlier_start(args, layout, &*host.disk)? {
         return Ok(plan);
     }
     let trust_domain = match &args.trust_domain {
@@ -293,7 +263,7 @@ async fn plan(args: &DevArgs, layout: &Layout, host: &Host) -> Result<Plan, Fail
             hex::encode(draw_bytes::<3>(&*host.entropy))
         ),
     };
-    let count = usize::from(args.servers);
+    let count = shape::servers(args);
     let mut ports = ports::free(host, count.saturating_mul(3))
         .await?
         .into_iter();
@@ -310,6 +280,7 @@ async fn plan(args: &DevArgs, layout: &Layout, host: &Host) -> Result<Plan, Fail
         version: 1,
         trust_domain,
         servers,
+        shape: Some(Shape::of(args)),
     };
     layout.write_plan(&*host.disk, &plan)?;
     Ok(plan)

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::DevArgs;
 use super::layout::{Layout, PlannedServer};
+use super::shape::Shape;
 use crate::failure::{Exit, Failure};
 
 /// A ca-server's file.
@@ -75,7 +75,7 @@ struct Sink<'a> {
 
 /// The text of a server's file. The first server also copies the audit log to a file.
 pub fn server(
-    args: &DevArgs,
+    shape: Shape,
     layout: &Layout,
     trust_domain: &str,
     server: &PlannedServer,
@@ -94,11 +94,11 @@ pub fn server(
             admin_socket: &layout.admin_socket(&server.name),
         },
         ttl: Ttl {
-            ca: args.ca_ttl.map(|ttl| format!("{}s", ttl.0)),
-            x509_svid: Some(format!("{}s", args.x509_ttl.0)),
+            ca: shape.ca_ttl.map(|ttl| ttl.to_string()),
+            x509_svid: Some(shape.x509_ttl.to_string()),
         },
         settings: Settings {
-            pq: args.pq.as_str(),
+            pq: shape.pq.as_str(),
             development: true,
         },
         log: Log { level: "info" },

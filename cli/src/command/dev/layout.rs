@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use mintmark_runtime::disk::Disk;
 use serde::{Deserialize, Serialize};
 
+use super::shape::Shape;
 use crate::failure::{Exit, Failure};
 
 /// Name of the directory of logs.
@@ -24,6 +25,9 @@ pub struct Plan {
     pub trust_domain: String,
     /// The servers, in the order they were made.
     pub servers: Vec<PlannedServer>,
+    /// What the cluster is made with; unknown of a directory that is older than this field.
+    #[serde(default)]
+    pub shape: Option<Shape>,
 }
 
 /// One server of the plan.

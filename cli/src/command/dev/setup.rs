@@ -12,8 +12,6 @@ use mintmark_proto::mintmark::cluster::v1 as cluster;
 use mintmark_proto::mintmark::cluster::v1::cluster_client::ClusterClient;
 use mintmark_proto::spire::agent as agent_api;
 use mintmark_proto::spire::agent::agent_client::AgentClient;
-use mintmark_proto::spire::bundle as bundle_api;
-use mintmark_proto::spire::bundle::bundle_client::BundleClient;
 use mintmark_proto::spire::entry as entry_api;
 use mintmark_proto::spire::entry::entry_client::EntryClient;
 use mintmark_runtime::grpc::{ChannelOptions, Target, channel};
@@ -21,12 +19,13 @@ use mintmark_workload_api::client::Client;
 use mintmark_workload_api::endpoint::Endpoint;
 use tonic::transport::Channel;
 
+use super::bundle_file::BundleFile;
 use super::children::Daemon;
 use super::config::{self, Join};
 use super::layout::{LOGS, Layout, Plan, PlannedServer};
 use super::running::{AGENT, Running};
+use super::shape::Shape;
 use super::{DevArgs, Ready};
-use crate::command::bundle;
 use crate::command::entry::document::{EntryDocument, SelectorDocument, spiffe_id};
 use crate::connect::request;
 use crate::context::Context;
@@ -142,7 +141,7 @@ impl Up<'_> {
         join: Option<Join<'_>>,
     ) -> Result<String, Failure> {
         config::server(
-            self.args,
+            self.plan.shape.unwrap_or_else(|| Shape::of(self.args)),
             self.layout,
             &self.plan.trust_domain,
             server,
@@ -273,21 +272,11 @@ impl Up<'_> {
     }
 
     async fn write_bundle(&self) -> Result<(), Failure> {
-        let bundle = self
-            .retried("get the bundle", || {
-                let mut client = BundleClient::new(self.any_admin());
-                async move {
-                    client
-                        .get_bundle(bundle_api::GetBundleRequest::default())
-                        .await
-                }
-            })
-            .await?;
-        let bundle = bundle::from_wire(&bundle)?;
-        let path = self.layout.bundle();
-        let disk = &*self.context.host.disk;
-        disk.write_atomic(&path, bundle::to_pem(&bundle).as_bytes(), 0o644)
-            .map_err(|e| super::unusable(&path, &e))
+        let mut file = BundleFile::new(self.layout, self.plan, &self.context.host);
+        while !file.refresh().await? {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
     }
 
     /// Waits until the agent serves this user. One that was denied before this start gets another
