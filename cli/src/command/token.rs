@@ -1,6 +1,6 @@
 //! `mintmark token`: tokens with which nodes and servers join.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use mintmark_identity::clock::Timestamp;
@@ -15,7 +15,6 @@ use crate::connect::request;
 use crate::context::Context;
 use crate::duration::Seconds;
 use crate::failure::Failure;
-use crate::output::note;
 
 /// Commands about tokens.
 #[derive(Debug, Subcommand)]
@@ -54,6 +53,19 @@ struct TokenDocument {
     pin: Option<String>,
 }
 
+/// Says where a token is.
+fn written(path: &Path, expires_at: i64, context: &Context) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Written {
+        file: String,
+        expires_at: i64,
+    }
+    let file = path.display().to_string();
+    let expires = Timestamp::from_unix_secs(expires_at).to_string();
+    let fields = [("token in", file.clone()), ("expires", expires)];
+    context.output.one(&Written { file, expires_at }, &fields)
+}
+
 /// Runs `mintmark token …`.
 pub async fn run(command: TokenCommand, context: &Context) -> Result<(), Failure> {
     let channel = context.connect.server(&context.host).await?;
@@ -79,8 +91,7 @@ pub async fn run(command: TokenCommand, context: &Context) -> Result<(), Failure
             .await?;
             if let Some(path) = write {
                 context.write(&path, &made.value, 0o600)?;
-                note(&format!("the token is in {}", path.display()));
-                return Ok(());
+                return written(&path, made.expires_at, context);
             }
             let document = TokenDocument {
                 token: made.value,
