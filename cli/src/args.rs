@@ -116,3 +116,6 @@ pub enum Command {
     /// Print a completion script for a shell.
     Completions(command::completions::CompletionsArgs),
 }
+
+#[cfg(test)]
+mod mentions;

@@ -25,7 +25,7 @@ pub const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 /// Flags and variables that say where the daemons are.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Connect {
-    /// Directory of a development cluster (`mintmark dev --dir`).
+    /// Directory of a development cluster (`mintmark dev --dir DIR`).
     #[arg(
         long = "mintmark-dir",
         global = true,

@@ -65,7 +65,7 @@ pub fn code_of(status: &Status) -> Option<String> {
 pub fn no_identity() -> Status {
     let message = format!(
         "no identity issued ({}: no registration entry matches this process; \
-         `mintmark explain --pid <its pid>` shows why)",
+         `mintmark explain --pid PID` shows why)",
         code::NO_IDENTITY_ISSUED
     );
     with_details(Code::PermissionDenied, code::NO_IDENTITY_ISSUED, message)

@@ -65,7 +65,8 @@ impl wire::bundle_server::Bundle for BundleService {
         &self,
         _request: Request<wire::AppendBundleRequest>,
     ) -> Result<Response<types::Bundle>, Status> {
-        let instead = "authorities enter the bundle by rotation, `mintmark ca prepare`";
+        let instead =
+            "authorities enter the bundle by rotation, which the servers do by themselves";
         Err(not_offered("AppendBundle", instead))
     }
 
