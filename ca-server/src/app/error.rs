@@ -53,6 +53,19 @@ pub enum StartError {
         /// Whose it should be.
         expected: String,
     },
+    /// The keys directory is another server's.
+    #[error(
+        "{}: the keys in {} are another server's: data directory {} belongs to {owner}; nothing was \
+         changed", code::DATA_DIR_FOREIGN, keys.display(), data.display()
+    )]
+    ForeignKeys {
+        /// The keys directory.
+        keys: PathBuf,
+        /// The data directory.
+        data: PathBuf,
+        /// Whose data they are.
+        owner: String,
+    },
     /// A file of this server's own cannot be read or written.
     #[error("{}: {} cannot be used: {problem}", code::VAULT_UNUSABLE, path.display())]
     File {
@@ -136,7 +149,7 @@ impl StartError {
             Self::Config(_) => code::CONFIG_INVALID,
             Self::Directory { .. } => code::DIRECTORY,
             Self::Locked { .. } => code::DATA_DIR_LOCKED,
-            Self::Foreign { .. } => code::DATA_DIR_FOREIGN,
+            Self::Foreign { .. } | Self::ForeignKeys { .. } => code::DATA_DIR_FOREIGN,
             Self::File { .. } => code::VAULT_UNUSABLE,
             Self::Listen { .. } => code::CANNOT_LISTEN,
             Self::Vault(error) => vault_code(error),

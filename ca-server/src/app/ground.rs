@@ -56,6 +56,7 @@ impl Ground {
     ) -> Result<Self, StartError> {
         let disk = Arc::clone(&host.disk);
         let place = Place::open(Arc::clone(&disk), &config, host.entropy.as_ref())?;
+        place.check_keys()?;
         reach(Step::PlaceMade);
         let listeners = Listeners::bind(&host, &config).await?;
         let vault = Vault::open_or_create(

@@ -16,6 +16,7 @@ use mintmark_identity::entropy::{Entropy, draw_bytes};
 use mintmark_identity::key_manager::{KeyAlgorithm, SigningKey};
 use mintmark_identity::secret::SecretBytes;
 use mintmark_identity::svid::x509::VerifiedCsr;
+use mintmark_identity::svid::x509::certificate::Certificate;
 use mintmark_identity::trust_domain::TrustDomain;
 use mintmark_runtime::disk::{Disk, DiskLock, MODE_DIRECTORY, MODE_SECRET};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
@@ -234,6 +235,40 @@ impl Place {
         self.keys.join(VAULT_FILE)
     }
 
+    /// Checks that the keys directory holds the keys of the member whose data these are. Called before
+    /// anything is made there.
+    ///
+    /// # Errors
+    /// When it holds another server's, or none although this server is a member.
+    pub fn check_keys(&self) -> Result<(), StartError> {
+        let Some(member) = self.membership() else {
+            return Ok(());
+        };
+        for path in [self.keys.join(PEER_KEY_FILE), self.vault_file()] {
+            if read_optional(&*self.disk, &path)?.is_none() {
+                let problem = "it is missing, although this server is a member; restore it, or \
+                               remove the server from the cluster and join it anew";
+                return Err(damaged(&path, problem));
+            }
+        }
+        let own = member.certificates().map(|(_, own)| own);
+        // An interrupted first start has none yet.
+        let Some(own) = own.filter(|own| !own.is_empty()) else {
+            return Ok(());
+        };
+        let certificate = Certificate::parse(&own)
+            .map_err(|error| damaged(&self.data.join(IDENTITY_FILE), &error.to_string()))?;
+        let key = self.peer_key()?;
+        if certificate.parts.tbs.spki == key.verified().public_key_spki() {
+            return Ok(());
+        }
+        Err(StartError::ForeignKeys {
+            keys: self.keys.clone(),
+            data: self.data.clone(),
+            owner: format!("node {} of cluster {}", member.node_id, member.cluster_id),
+        })
+    }
+
     /// The key by which peers know this server; made when there is none.
     ///
     /// # Errors
@@ -251,11 +286,6 @@ impl Place {
             }
             return PeerKey::new(SecretBytes::from(pkcs8))
                 .ok_or_else(|| damaged(&path, "it is no P-256 key"));
-        }
-        if self.membership().is_some() {
-            let problem = "it is missing, although this server is a member; restore it, or remove \
-                           the server from the cluster and join it anew";
-            return Err(damaged(&path, problem));
         }
         let make = || {
             let key = SigningKey::generate(KeyAlgorithm::EcP256).ok()?;
