@@ -10,6 +10,14 @@
     reason = "tests"
 )]
 
+mod consistency;
+mod development;
+mod documents;
+mod reload;
+mod starting;
+mod unlocking;
+mod without_root;
+
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -601,113 +609,17 @@ fn the_audit_stream_resumes_and_shows_every_rotation() {
     });
 }
 
-/// A stopped one-server cluster to do harm to.
-fn stopped() -> tempfile::TempDir {
-    let temporary = tempfile::Builder::new().prefix("mm").tempdir().unwrap();
-    assert!(Dev::start_in(temporary.path(), &[]).stop().success());
-    temporary
-}
-
-fn run_server(directory: &Path) -> Output {
-    Command::new("timeout")
-        .arg("20")
-        .arg(binary::mintmark())
-        .args(["server", "run", "--config"])
-        .arg(directory.join("config/server-1.toml"))
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
-
-/// Every file of a folder with its content.
+/// Every regular file of a folder with its content.
 fn contents(folder: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
             all.extend(contents(&path));
-        } else {
+        } else if path.is_file() {
             all.push((path.clone(), std::fs::read(path).unwrap()));
         }
     }
     all.sort();
     all
-}
-
-#[test]
-fn a_wrong_key_encryption_key_stops_the_server_and_leaves_its_data() {
-    let temporary = stopped();
-    let directory = temporary.path();
-    let kek = directory.join("keys/server-1/kek");
-    let right = std::fs::read(&kek).unwrap();
-    let before = contents(&directory.join("data/server-1"));
-    std::fs::write(&kek, [0x11_u8; 32]).unwrap();
-    let output = run_server(directory);
-    assert_eq!(code(&output), 77, "{}", complaint(&output));
-    assert!(
-        complaint(&output).contains("MM-1006"),
-        "{}",
-        complaint(&output)
-    );
-    assert_eq!(
-        contents(&directory.join("data/server-1")),
-        before,
-        "the data changed"
-    );
-    std::fs::write(&kek, right).unwrap();
-    let _server = Daemon::start(directory, "server-1");
-    let _agent = Daemon::start(directory, "agent");
-    wait::until("it starts again with the right one", PATIENCE, || {
-        directory.join("admin/server-1.sock").exists().then_some(())
-    });
-}
-
-#[test]
-fn a_port_in_use_and_a_second_server_on_the_same_data_are_refused() {
-    let temporary = stopped();
-    let directory = temporary.path();
-    let running = Daemon::start(directory, "server-1");
-    wait::until("the server runs", PATIENCE, || {
-        directory.join("admin/server-1.sock").exists().then_some(())
-    });
-    let second = run_server(directory);
-    assert!([69, 75].contains(&code(&second)), "{}", complaint(&second));
-    assert!(
-        complaint(&second).contains("MM-100"),
-        "{}",
-        complaint(&second)
-    );
-    running.stop();
-
-    let config = std::fs::read_to_string(directory.join("config/server-1.toml")).unwrap();
-    let api = config
-        .lines()
-        .find_map(|line| line.strip_prefix("api = "))
-        .unwrap()
-        .trim_matches('"')
-        .to_owned();
-    let _taken = std::net::TcpListener::bind(&api).unwrap();
-    let output = run_server(directory);
-    assert_eq!(code(&output), 69, "{}", complaint(&output));
-    assert!(
-        complaint(&output).contains("MM-1005") && complaint(&output).contains(&api),
-        "{}",
-        complaint(&output)
-    );
-}
-
-#[test]
-fn a_wrong_configuration_is_refused_with_every_fault() {
-    let temporary = stopped();
-    let directory = temporary.path();
-    let path = directory.join("config/server-1.toml");
-    let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, text.replace("trust_domain", "trust_domian")).unwrap();
-    let output = run_server(directory);
-    assert_eq!(code(&output), 64, "{}", complaint(&output));
-    assert!(
-        complaint(&output).contains("trust_domain"),
-        "no suggestion: {}",
-        complaint(&output)
-    );
 }
