@@ -13,6 +13,7 @@
 mod consistency;
 mod development;
 mod documents;
+mod formats;
 mod reload;
 mod starting;
 mod unlocking;
