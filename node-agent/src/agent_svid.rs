@@ -2,9 +2,10 @@
 //!
 //! Responsible for: deciding which of these is due, doing it with whichever server answers, and
 //! publishing the result to TLS. Always holds: the key of every request is on disk before the
-//! request; an SVID that expired is not shown any more; when the trust domain denies this agent,
-//! its identity is gone from memory and disk. Not here: the files (`store`), evidence
-//! (`attestation`), resuming (`resume`).
+//! request; a disk that takes nothing costs no identity, only the change of its key; an SVID that
+//! expired is not shown any more; when the trust domain denies this agent, its identity is gone
+//! from memory and disk. Not here: the files (`store`), evidence (`attestation`), resuming
+//! (`resume`).
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -16,7 +17,7 @@ use mintmark_proto::mintmark::agent::v1::IssueX509Request;
 use mintmark_runtime::{
     Host,
     backoff::{Backoff, fraction},
-    failpoint,
+    cause, failpoint,
     tls::ClientConfigSource,
 };
 use rustls_pki_types::CertificateDer;
@@ -47,6 +48,11 @@ use crate::{
 
 mod resume;
 pub mod store;
+
+/// What a server says to an agent of which it has seen a newer SVID.
+const NOT_ACTIVE: &str = "MM-1106";
+/// Pause before an SVID that could not be kept is written again.
+const KEEP_RETRY: Duration = Duration::from_secs(5);
 
 /// Why an agent cannot go on without a person.
 #[derive(Debug, thiserror::Error)]
@@ -181,7 +187,7 @@ enum Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        Self::Passing(error.to_string())
+        Self::Passing(cause::chain(&error))
     }
 }
 
@@ -198,8 +204,12 @@ impl AgentSvid {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
         let mut states = self.cache.watch();
         let mut trust = self.trust.replaced();
+        let mut kept = true;
         loop {
             let now = self.host.clock.now();
+            if let Some(own) = own.as_ref().filter(|_| !kept) {
+                kept = self.keep(own);
+            }
             trust.mark_unchanged();
             let (denied, tainted) = {
                 let state = states.borrow_and_update();
@@ -216,6 +226,7 @@ impl AgentSvid {
                 step => match self.perform(step, own.as_ref(), &stop).await {
                     Some(Ok(fresh)) => {
                         backoff.reset();
+                        kept = self.keep(&fresh);
                         self.adopt(&fresh);
                         own = Some(fresh);
                         continue;
@@ -229,6 +240,7 @@ impl AgentSvid {
                 },
             };
             let wait = self.bounded(wait, own.as_ref(), now);
+            let wait = if kept { wait } else { wait.min(KEEP_RETRY) };
             let news =
                 |state: &State| state.denied.is_some() || !Arc::ptr_eq(&state.tainted, &tainted);
             tokio::select! {
@@ -279,6 +291,19 @@ impl AgentSvid {
         }
         let end = accepted.map_or(0, |own| own.svid.validity().not_after.unix_secs());
         self.metrics.agent_svid_expiry.set(end);
+    }
+
+    /// Writes a new SVID; whether that succeeded. If not, it is used all the same: its key is on disk,
+    /// by which a restarted agent resumes.
+    fn keep(&self, own: &Own) -> bool {
+        let kept = self.store.keep(own);
+        if let Err(error) = &kept {
+            tracing::error!(
+                code = %code::DISK, error = cause::chain(error),
+                "the agent's new SVID cannot be kept; it is used, and written again later"
+            );
+        }
+        kept.is_ok()
     }
 
     /// Uses a new SVID from now on.
@@ -362,8 +387,23 @@ impl AgentSvid {
         }
     }
 
-    async fn renew(&self, own: &Own) -> Result<Own, Failure> {
-        let key = self.store.next_key(Some(own.svid.spiffe_id()))?;
+    /// The key of the next request: a new one, or the present one once more while the disk takes none.
+    fn request_key(&self, own: &Own) -> Result<NewKey, Failure> {
+        let id = Some(own.svid.spiffe_id());
+        let error = match self.store.next_key(id) {
+            Ok(key) => return Ok(key),
+            Err(error) => error,
+        };
+        tracing::error!(
+            code = %code::DISK, error = cause::chain(&error),
+            "the agent's next key cannot be kept; its present key is certified again"
+        );
+        NewKey::of(own.svid.private_key().expose(), id)
+            .map_err(|error| Failure::Passing(error.to_string()))
+    }
+
+    async fn renew(&mut self, own: &Own) -> Result<Own, Failure> {
+        let key = self.request_key(own)?;
         let request = IssueX509Request {
             items: Vec::new(),
             agent_csr: key.csr.clone(),
@@ -383,6 +423,10 @@ impl AgentSvid {
                     self.cache.change(|state| state.deny(denial));
                     return Err(Failure::Passing(explain(&status)));
                 }
+                // An SVID was used that this agent could not keep, and it was started again.
+                None if code_of(&status).as_deref() == Some(NOT_ACTIVE) => {
+                    return self.resume(own).await;
+                }
                 None => return Err(Failure::Passing(explain(&status))),
             },
         };
@@ -391,7 +435,7 @@ impl AgentSvid {
         same_agent(own, fresh)
     }
 
-    /// Verifies and keeps a chain for the next key.
+    /// Verifies a chain for the key of a request.
     fn take(&self, chain: Vec<Vec<u8>>, key: NewKey, evidence: String) -> Result<Own, Failure> {
         let now = self.host.clock.now();
         let accepted = verify::accept_any(chain, &key, &self.trust.bundles(), now)
@@ -418,7 +462,6 @@ impl AgentSvid {
             evidence,
         };
         failpoint::reach(failpoint::Step::AgentSvidReceived);
-        self.store.keep(&own)?;
         Ok(own)
     }
 

@@ -129,7 +129,7 @@ impl Cache {
 
     /// Notes that streams were told of everything that time ended up to `now`.
     pub fn told_until(&self, now: Timestamp) {
-        self.change(|state| state.told_until = state.told_until.max(now));
+        self.change(|state| state.told_until = now);
     }
 }
 

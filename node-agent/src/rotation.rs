@@ -402,6 +402,7 @@ impl Rotation {
                 *count = count.saturating_add(1);
                 let attempt = Attempt {
                     failures,
+                    noted: now,
                     next: retry_at(now, failures, draw, asked.not_after),
                     problem,
                     passing,

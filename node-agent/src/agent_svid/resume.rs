@@ -34,7 +34,7 @@ const DOMAIN: &[u8] = b"mintmark-resume-v1\0";
 impl AgentSvid {
     /// Resumes with whichever server answers and whichever of the agent's keys it knows.
     pub(super) async fn resume(&mut self, own: &Own) -> Result<Own, Failure> {
-        let key = self.store.next_key(Some(own.svid.spiffe_id()))?;
+        let key = self.request_key(own)?;
         let mut refused = None;
         for last in self.store.known_keys()? {
             let asked = self

@@ -275,7 +275,7 @@ impl Store {
         Ok(keys)
     }
 
-    /// Keeps a new SVID, which is of the next key, and makes that key the present one.
+    /// Keeps a new SVID, and makes its key the present one if it is the next one.
     ///
     /// # Errors
     /// When a file cannot be written; the identity on disk is then the old or the new one.
@@ -295,10 +295,20 @@ impl Store {
         })?;
         self.write(&self.record, &bytes, MODE_PUBLIC)?;
         reach(Step::AgentRecordWritten);
-        self.promote()?;
+        self.drop_or_promote(own)?;
         self.remove(&self.denied)?;
         reach(Step::AgentSvidKept);
         Ok(())
+    }
+
+    /// The key of an SVID becomes the present one, unless it is.
+    fn drop_or_promote(&self, own: &Own) -> Result<(), StoreError> {
+        let present = self.read(&self.key)?.map(SecretBytes::new);
+        let is_own = |key: SecretBytes| key.expose() == own.svid.private_key().expose();
+        if present.is_some_and(is_own) {
+            return self.drop_promoted();
+        }
+        self.promote()
     }
 
     /// A crash in the middle of [`Self::promote`] leaves the present key as the next one too, which
@@ -323,24 +333,27 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets the identity and notes why, when the trust domain denied it.
+    /// Forgets the identity and notes why, when the trust domain denied it. A disk that has no room
+    /// for the note still loses the identity.
     ///
     /// # Errors
     /// When a file cannot be written or removed.
     pub fn forget(&self, denied: Option<&Denied>) -> Result<(), StoreError> {
-        if let Some(denied) = denied {
-            let bytes = serde_json::to_vec_pretty(denied).map_err(|error| StoreError::Damaged {
-                path: self.denied.clone(),
-                reason: error.to_string(),
-            })?;
-            self.write(&self.denied, &bytes, MODE_PUBLIC)?;
-        }
+        let noted = denied.map_or(Ok(()), |denied| self.note(denied));
         reach(Step::DenialNoted);
-        self.remove(&self.record)?;
-        self.remove(&self.next_key)?;
-        self.remove(&self.key)?;
+        let removed = [&self.record, &self.next_key, &self.key].map(|path| self.remove(path));
+        noted?;
+        removed.into_iter().collect::<Result<(), _>>()?;
         reach(Step::DenialKept);
         Ok(())
+    }
+
+    fn note(&self, denied: &Denied) -> Result<(), StoreError> {
+        let bytes = serde_json::to_vec_pretty(denied).map_err(|error| StoreError::Damaged {
+            path: self.denied.clone(),
+            reason: error.to_string(),
+        })?;
+        self.write(&self.denied, &bytes, MODE_PUBLIC)
     }
 
     /// Whether, and how, the agent that was here before was denied.

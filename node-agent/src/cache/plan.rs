@@ -34,6 +34,8 @@ const RETRIES_PER_REST: u32 = 4;
 pub struct Attempt {
     /// Failures in a row.
     pub failures: u32,
+    /// When it failed. A clock that shows less was set back since.
+    pub noted: Timestamp,
     /// No new attempt before this.
     pub next: Timestamp,
     /// What the last failure was, for `explain`.
@@ -263,13 +265,11 @@ fn drop_unused(
     }
 }
 
-/// Streams must look again when an entry ended by itself.
+/// Streams must look again when an entry ended by itself, and when the clock was set back: entries
+/// that had ended by it go on.
 fn tell_ends(inputs: &Inputs<'_>, plan: &mut Plan) {
-    if inputs
-        .state
-        .entries
-        .ended_between(inputs.state.told_until, inputs.now)
-    {
+    let told = inputs.state.told_until;
+    if told > inputs.now || inputs.state.entries.ended_between(told, inputs.now) {
         plan.actions.push(Action::Notify);
     }
     if let Some(end) = inputs.state.entries.next_end(inputs.now) {
@@ -292,13 +292,14 @@ fn next_renewal(state: &State, held: &Held, svid: &CachedSvid) -> (Timestamp, Re
     }
 }
 
-/// A failed attempt bars the next one for a while, but only about the same arrival.
+/// A failed attempt bars the next one for a while, but only about the same arrival, and only by the
+/// clock that it failed by: one that was an hour ahead would bar the next one for an hour.
 fn not_before(inputs: &Inputs<'_>, held: &Held) -> Timestamp {
     inputs
         .progress
         .attempts
         .get(&held.entry.id)
-        .filter(|attempt| attempt.arrival == held.arrival)
+        .filter(|attempt| attempt.arrival == held.arrival && attempt.noted <= inputs.now)
         .map_or(Timestamp::UNIX_EPOCH, |attempt| attempt.next)
 }
 

@@ -769,3 +769,100 @@ async fn a_crash_while_the_next_key_became_the_present_one_does_not_certify_it_t
     let keys = bed.world.with(|inner| inner.agents[&id].clone());
     assert_ne!(keys[0], keys[1]);
 }
+
+/// Lets the agent's own SVID fall due, and waits for the server to have issued so many.
+async fn renewed(bed: &Bed, id: &str, count: usize) {
+    bed.clock.advance(NEARLY_DUE);
+    bed.world.republish_bundle();
+    wait_world(&bed.world, |inner| inner.agents[id].len() >= count).await;
+}
+
+/// Nothing can be written to a path that is a folder with something in it, not even by root.
+fn block(path: &std::path::Path) {
+    let _ = std::fs::remove_file(path);
+    std::fs::create_dir_all(path.join("in the way")).unwrap();
+}
+
+#[tokio::test]
+async fn an_svid_that_cannot_be_written_is_used_and_renewed_and_written_later() {
+    let mut bed = Bed::new().await;
+    bed.world.with(|inner| inner.agent_ttl = SHORT_LIFE);
+    let agent = bed.start().await;
+    let id = agent.agent_id().unwrap().to_string();
+    let record = bed.config.data_dir.join("agent.json");
+    block(&record);
+    renewed(&bed, &id, 2).await;
+    renewed(&bed, &id, 3).await;
+    let keys = bed.world.with(|inner| inner.agents[&id].clone());
+    assert_ne!(keys[0], keys[1]);
+    assert_eq!(
+        keys[1], keys[2],
+        "the key that is on disk is used until it is the present one"
+    );
+    bed.world.put_entry(entry("a", "/a"));
+    wait_state(&agent, |state| state.svids.len() == 1).await;
+    std::fs::remove_dir_all(&record).unwrap();
+    let written = async {
+        while !record.is_file() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(written).await;
+    renewed(&bed, &id, 4).await;
+    let keys = bed.world.with(|inner| inner.agents[&id].clone());
+    assert_ne!(keys[2], keys[3]);
+    agent.stop().await;
+    bed.config.evidence = Evidence::None;
+    let again = bed.start().await;
+    assert_eq!(again.agent_id().unwrap().to_string(), id);
+}
+
+#[tokio::test]
+async fn while_no_new_key_can_be_written_the_present_one_is_certified_again() {
+    let bed = Bed::new().await;
+    bed.world.with(|inner| inner.agent_ttl = SHORT_LIFE);
+    let agent = bed.start().await;
+    let id = agent.agent_id().unwrap().to_string();
+    let next = bed.config.keys_dir.join("agent.next.key");
+    block(&next);
+    renewed(&bed, &id, 2).await;
+    std::fs::remove_dir_all(&next).unwrap();
+    renewed(&bed, &id, 3).await;
+    let keys = bed.world.with(|inner| inner.agents[&id].clone());
+    assert_eq!(keys[0], keys[1]);
+    assert_ne!(keys[1], keys[2]);
+}
+
+#[tokio::test]
+async fn an_agent_of_which_a_newer_svid_was_seen_resumes_at_once() {
+    let bed = Bed::new().await;
+    bed.world.with(|inner| inner.agent_ttl = SHORT_LIFE);
+    let agent = bed.start().await;
+    let id = agent.agent_id().unwrap().to_string();
+    bed.world.set_denies(Some("MM-1106"));
+    bed.clock.advance(NEARLY_DUE);
+    bed.world.republish_bundle();
+    let resumed = async {
+        while bed.world.with(|inner| inner.agents[&id].len()) < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(resumed).await;
+    bed.world.set_denies(None);
+    bed.world.put_entry(entry("a", "/a"));
+    wait_state(&agent, |state| state.svids.len() == 1).await;
+}
+
+#[tokio::test]
+async fn a_ban_that_cannot_be_noted_takes_the_identity_all_the_same() {
+    let bed = Bed::new().await;
+    let mut agent = bed.start().await;
+    block(&bed.config.data_dir.join("denied.json"));
+    bed.world.with(|inner| inner.banned = true);
+    bed.world.wake();
+    let error = within(agent.failed()).await;
+    assert_eq!(error.exit_code(), 77);
+    agent.stop().await;
+    assert!(!bed.config.data_dir.join("agent.json").exists());
+    assert!(!bed.config.keys_dir.join("agent.key").exists());
+}

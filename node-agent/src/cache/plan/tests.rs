@@ -120,6 +120,7 @@ fn a_failed_attempt_bars_the_next_until_its_time_and_only_for_the_same_arrival()
     let id = EntryId::parse("a").unwrap();
     let attempt = Attempt {
         failures: 1,
+        noted: at(600),
         next: at(700),
         problem: String::new(),
         passing: true,
@@ -135,6 +136,31 @@ fn a_failed_attempt_bars_the_next_until_its_time_and_only_for_the_same_arrival()
     };
     scene.progress.attempts.insert(id, other);
     assert_eq!(says(&scene.plan(at(600))), ["renew a Due"]);
+}
+
+#[test]
+fn an_attempt_that_failed_by_a_clock_that_was_ahead_bars_nothing_when_it_is_right() {
+    let mut scene = with_svid();
+    let id = EntryId::parse("a").unwrap();
+    let attempt = Attempt {
+        failures: 1,
+        noted: at(4_200),
+        next: at(4_201),
+        problem: String::new(),
+        passing: false,
+        arrival: scene.state.entries.get(&id).unwrap().arrival,
+    };
+    scene.progress.attempts.insert(id, attempt);
+    assert_eq!(says(&scene.plan(at(600))), ["renew a Due"]);
+}
+
+#[test]
+fn streams_look_again_when_the_clock_was_set_back() {
+    let mut scene = with_svid();
+    scene.state.told_until = at(4_200);
+    assert_eq!(says(&scene.plan(at(300))), ["notify"]);
+    scene.state.told_until = at(300);
+    assert_eq!(says(&scene.plan(at(300))), Vec::<String>::new());
 }
 
 #[test]
@@ -335,7 +361,9 @@ prop_compose! {
         let attempts = failed.into_iter().map(|(number, next)| {
             let id = id(number);
             let arrival = arrival(&id);
-            let attempt = Attempt { failures: 1, next: at(next), problem: String::new(), passing: true, arrival };
+            let attempt = Attempt {
+                failures: 1, noted: at(0), next: at(next), problem: String::new(), passing: true, arrival,
+            };
             (id, attempt)
         }).collect();
         let progress = Progress { in_flight: in_flight.into_iter().map(id).collect(), attempts };
