@@ -295,8 +295,12 @@ impl Cluster {
 
     fn run(&self, server: Option<&str>, arguments: &[&str]) -> Option<String> {
         let output = self.output(server, arguments);
-        let text = String::from_utf8(output.stdout).unwrap();
-        output.status.success().then_some(text)
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            eprintln!("{arguments:?}: {said}");
+            return None;
+        }
+        Some(String::from_utf8(output.stdout).unwrap())
     }
 
     fn output(&self, server: Option<&str>, arguments: &[&str]) -> Output {

@@ -9,10 +9,8 @@ use chaos_tests::real::fault::given;
 use chaos_tests::real::{binary, wait};
 use mintmark_identity::clock::{Clock as _, SystemClock, Timestamp};
 
-use crate::{AGENT, SERVERS};
+use crate::{AGENT, HOUR, SERVERS};
 
-/// How far a clock jumps, seconds.
-const HOUR: i64 = 3600;
 /// How far apart clocks of one machine may seem that were read one after the other.
 const MOMENT: Duration = Duration::from_secs(5);
 

@@ -11,15 +11,15 @@ use crate::stopping::{it_stops_and_the_others_go_on, pick};
 use crate::{AGENT, SERVERS};
 
 /// Room for the data of a test, many times over.
-const MEGABYTES: u64 = 16;
+pub const MEGABYTES: u64 = 16;
 /// What a server ends with whose disk has no room for its first file, `EX_CANTCREAT`.
 const NO_ROOM: i32 = 73;
 
-/// Moves the data of a daemon that does not run to a disk of their own.
-fn move_data(cluster: &Cluster, name: &str, disk: &Image) {
-    let before = cluster.directory().join("data").join(name);
-    let after = disk.take(&before);
-    let quoted = |path: &std::path::Path| format!("data_dir = \"{}\"", path.display());
+/// Moves the `data` or `keys` of a daemon that does not run to a disk of its own.
+pub fn move_folder(cluster: &Cluster, name: &str, kind: &str, disk: &Image) {
+    let before = cluster.directory().join(kind).join(name);
+    let after = disk.take(&before, kind);
+    let quoted = |path: &std::path::Path| format!("{kind}_dir = \"{}\"", path.display());
     cluster.configure(name, |text| {
         assert!(text.contains(&quoted(&before)), "{text}");
         text.replace(&quoted(&before), &quoted(&after))
@@ -36,7 +36,7 @@ fn a_server_whose_disk_is_full_stops_and_comes_back_with_everything() {
     let arguments = ["--servers", "3", "--x509-ttl", "60s"];
     let mut cluster = Cluster::make(binary::mintmark(), &arguments);
     for (name, disk) in SERVERS.iter().zip(&disks) {
-        move_data(&cluster, name, disk);
+        move_folder(&cluster, name, "data", disk);
         cluster.start(name);
     }
     cluster.start(AGENT);

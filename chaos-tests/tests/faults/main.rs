@@ -11,6 +11,7 @@
     reason = "tests"
 )]
 
+mod agent;
 mod clock;
 mod disk;
 mod network;
@@ -21,3 +22,5 @@ mod sync;
 const SERVERS: [&str; 3] = ["server-1", "server-2", "server-3"];
 /// The agent.
 const AGENT: &str = "agent";
+/// How far a clock jumps, seconds.
+const HOUR: i64 = 3600;

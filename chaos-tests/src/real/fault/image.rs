@@ -69,12 +69,12 @@ impl Image {
         self.directory.join("root")
     }
 
-    /// Moves a folder here; where it is now.
+    /// Moves a folder here, under this name; where it is now.
     ///
     /// # Panics
     /// When that is not possible.
-    pub fn take(&self, folder: &Path) -> PathBuf {
-        let place = self.root().join(folder.file_name().unwrap());
+    pub fn take(&self, folder: &Path, name: &str) -> PathBuf {
+        let place = self.root().join(name);
         let texts = [folder.to_str().unwrap(), place.to_str().unwrap()];
         words("cp", &["-a", texts[0], texts[1]]).unwrap();
         std::fs::remove_dir_all(folder).unwrap();
