@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use mintmark_identity::bundle::BundleSet;
 use mintmark_identity::clock::Timestamp;
-use mintmark_identity::entropy::draw_uuid;
+use mintmark_identity::entropy::{SeededEntropy, draw_uuid};
 use mintmark_identity::entry::EntryId;
 use mintmark_identity::svid::jwt::{Audience, JwtClaims, JwtIssueError};
 use mintmark_identity::svid::x509::authority::AuthorityError;
@@ -28,6 +28,7 @@ use mintmark_proto::mintmark::raft::v1::{Actor, Refusal, actor};
 use mintmark_proto::mintmark::state::v1::AuthorityKind;
 use mintmark_runtime::failpoint::{Step, reach};
 use mintmark_runtime::host::Host;
+use mintmark_runtime::mutation::{self, Bug};
 use thiserror::Error;
 use tokio::time::Instant;
 
@@ -260,7 +261,11 @@ impl Issuer {
     fn prepare_x509(&self, ask: &X509Ask) -> Result<PreparedX509, IssueError> {
         let (resolved, active) = self.resolve(&ask.subject, Form::X509, AuthorityKind::X509)?;
         let authority = self.parsed(&active)?;
-        let serial = Serial::draw(self.host.entropy.as_ref());
+        let serial = if mutation::is(Bug::SerialReused) {
+            Serial::draw(&SeededEntropy::new(self.keyring.node_id()))
+        } else {
+            Serial::draw(self.host.entropy.as_ref())
+        };
         PreparedX509::build(&resolved, &ask.csr, active.issuing, &authority, serial)
     }
 

@@ -16,6 +16,7 @@ use mintmark_runtime::drain::drain;
 use mintmark_runtime::failpoint;
 use mintmark_runtime::hardening::keep_memory_private;
 use mintmark_runtime::host::Host;
+use mintmark_runtime::mutation;
 use mintmark_runtime::signals;
 use mintmark_runtime::task::Tasks;
 use mintmark_runtime::telemetry::{LogControl, init_logging, log_panics};
@@ -53,6 +54,7 @@ async fn serve(path: PathBuf) -> Result<(), RunError> {
     log_panics();
     keep_memory_private();
     failpoint::arm(environment).map_err(|error| defect(&error))?;
+    mutation::arm(environment).map_err(|error| defect(&error))?;
     let (trigger, watch) = drain();
     let tasks = Tasks::new();
     let hang_up = signals::listen(&tasks, trigger, GRACE).map_err(|error| defect(&error))?;

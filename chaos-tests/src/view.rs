@@ -31,6 +31,8 @@ pub struct ServerView {
     pub audit_root: Vec<u8>,
     /// Sequence of the bundle.
     pub bundle_sequence: u64,
+    /// How many entries, join tokens, live serials and remembered results there are.
+    pub table_sizes: [usize; 4],
     /// Authorities that the state knows.
     pub authorities: Vec<Authority>,
     /// Agents that the state knows.
@@ -146,6 +148,12 @@ fn view(
         audit_size: state.audit_size(),
         audit_root: state.audit_root().to_vec(),
         bundle_sequence: state.bundle_sequence(),
+        table_sizes: [
+            state.entry_count(),
+            state.join_token_count(),
+            state.live_serial_count(),
+            state.remembered_result_count(),
+        ],
         authorities: state.all_authorities().cloned().collect(),
         agents: state.attested_nodes().cloned().collect(),
         command_time_ms: state.command_time().unix_millis(),

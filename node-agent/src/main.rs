@@ -9,7 +9,7 @@ use mintmark_runtime::{
     drain::drain,
     failpoint,
     hardening::keep_memory_private,
-    signals,
+    mutation, signals,
     task::Tasks,
     telemetry::{self, LogControl},
 };
@@ -37,6 +37,9 @@ fn main() -> ExitCode {
     telemetry::log_panics();
     keep_memory_private();
     if let Err(error) = failpoint::arm(environment) {
+        return fail(&error, 64);
+    }
+    if let Err(error) = mutation::arm(environment) {
         return fail(&error, 64);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()

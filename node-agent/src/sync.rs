@@ -14,6 +14,7 @@ use mintmark_runtime::{
     Host,
     backoff::Backoff,
     failpoint::{Step, reach},
+    mutation::{self, Bug},
     network::Address,
     task::periodic::Wake,
 };
@@ -218,8 +219,10 @@ impl UpdateStream {
 
     async fn open(&self, address: Address) -> Result<Session, Status> {
         let (outgoing, messages) = mpsc::channel(OUTGOING);
+        let seen = self.cache.current().position;
+        let seen = seen.filter(|_| !mutation::is(Bug::OlderUpdateTaken));
         let begin = pb::agent_message::Begin {
-            resume_from: self.cache.current().position.map(to_wire),
+            resume_from: seen.map(to_wire),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let begin = pb::AgentMessage {

@@ -16,6 +16,7 @@ pub mod hardening;
 pub mod host;
 pub mod http;
 pub mod metrics;
+pub mod mutation;
 pub mod network;
 pub mod readiness;
 pub mod serve;

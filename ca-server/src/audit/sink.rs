@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use mintmark_identity::entropy::{Entropy, draw_u64};
 use mintmark_runtime::backoff::Backoff;
 use mintmark_runtime::cause::chain;
+use mintmark_runtime::mutation::{self, Bug};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -226,6 +227,9 @@ impl SinkTask {
         };
         let resumption = self.sink.resume(&origin).await?;
         let mut next = resumption.next;
+        if mutation::is(Bug::LeafNotCopied) && resumption.last.is_some() {
+            next = next.saturating_add(1);
+        }
         self.next.store(next, Ordering::Relaxed);
         self.check_last(&resumption, ending).await?;
         while !ending.is_cancelled() {

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use bytes::Bytes;
 use mintmark_proto::mintmark::raft::v1 as pb;
 use mintmark_runtime::failpoint::{Step, reach};
+use mintmark_runtime::mutation::{self, Bug};
 use mintmark_runtime::task::panic_message;
 use openraft::storage::RaftStateMachine;
 use openraft::{AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder};
@@ -273,6 +274,9 @@ impl<S: ReplicatedState> Machine<S> {
             lag < self.0.marks.digest_every() / 2
         });
         match lately {
+            Some((_, content)) if mutation::is(Bug::SnapshotIsStale) => {
+                Ok((self.with_core(Core::snapshot)?.0, content))
+            }
             Some(digested) => Ok(digested),
             None => self.with_core(Core::snapshot),
         }

@@ -11,6 +11,7 @@ use mintmark_proto::mintmark::raft::v1::activate_authority::Ground;
 use mintmark_proto::mintmark::raft::v1::actor::Kind as ActorKind;
 use mintmark_proto::mintmark::raft::v1::{ActivateAuthority, CommandResult, Refusal};
 use mintmark_proto::mintmark::state::v1::{Authority, AuthorityKind, AuthorityState};
+use mintmark_runtime::mutation::{self, Bug};
 
 use super::State;
 use super::authorities::state_name;
@@ -31,6 +32,9 @@ pub fn missing_acknowledgements(state: &State, authority_id: &str, now: Timestam
     let Some(authority) = state.authorities.get(authority_id) else {
         return Vec::new();
     };
+    if mutation::is(Bug::ActivatedUnacknowledged) {
+        return Vec::new();
+    }
     let servers = state
         .servers()
         .filter(|server| server.issuing && !authority.proven_by.contains(&server.node_id))

@@ -20,6 +20,7 @@ use mintmark_proto::mintmark::raft::v1::{
     Refusal, acknowledge_bundle,
 };
 use mintmark_proto::mintmark::state::v1::AttestedNode;
+use mintmark_runtime::mutation::{self, Bug};
 
 use super::State;
 use super::event::Event;
@@ -190,7 +191,8 @@ impl State {
         let Some(node) = self.nodes.get(agent) else {
             return Ok(());
         };
-        if node.record.can_reattest || node.record.key_spki_sha256 == key {
+        let remembered = !mutation::is(Bug::TokenNotConsumed);
+        if node.record.can_reattest || node.record.key_spki_sha256 == key || !remembered {
             return Ok(());
         }
         let detail = format!("{agent} is attested already, and its method works once");
@@ -358,7 +360,7 @@ impl State {
             let detail = format!("{agent} is not attested");
             return Err(Refused::new(Refusal::AgentNotAttested, detail));
         };
-        if node.record.banned {
+        if node.record.banned && !mutation::is(Bug::BanIgnored) {
             return Err(Refused::new(Refusal::Banned, format!("{agent} is banned")));
         }
         Ok(&node.record)

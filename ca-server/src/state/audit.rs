@@ -8,11 +8,13 @@
 
 use std::collections::VecDeque;
 
+use mintmark_identity::clock::{Clock as _, SystemClock};
 use mintmark_identity::spiffe_id::SpiffeId;
 use mintmark_proto::mintmark::audit::v1::Leaf;
 use mintmark_proto::mintmark::raft::v1::actor::Kind as ActorKind;
 use mintmark_proto::mintmark::raft::v1::{Actor, Refusal};
 use mintmark_proto::mintmark::state::v1::Checkpoint;
+use mintmark_runtime::mutation::{self, Bug};
 use mintmark_tlog::{Frontier, Hash, leaf_hash};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
@@ -85,6 +87,9 @@ impl State {
         leaf.index = index;
         leaf.log_index = turn.log_index;
         leaf.time_ms = turn.now.unix_millis();
+        if mutation::is(Bug::ApplyReadsClock) {
+            leaf.time_ms = SystemClock.now().unix_millis();
+        }
         leaf.actor = actor_text(turn.actor);
         if leaf.decision.is_empty() {
             leaf.decision = ACCEPTED.to_owned();

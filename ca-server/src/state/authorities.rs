@@ -19,6 +19,7 @@ use mintmark_proto::mintmark::raft::v1::{
     RevokeAuthority, TaintAuthority,
 };
 use mintmark_proto::mintmark::state::v1::{Authority, AuthorityKind, AuthorityState, PqMode};
+use mintmark_runtime::mutation::{self, Bug};
 use sha2::{Digest as _, Sha256};
 
 use super::State;
@@ -268,6 +269,7 @@ impl State {
             // One that never signed may be given up at any time.
             AuthorityState::Prepared | AuthorityState::Published => {}
             AuthorityState::Old if authority.last_svid_not_after_ms < turn.now.unix_millis() => {}
+            AuthorityState::Old if mutation::is(Bug::RetiredAtOnce) => {}
             AuthorityState::Old => {
                 let last = Timestamp::from_unix_millis(authority.last_svid_not_after_ms);
                 let detail = format!("an SVID of this authority is valid until {last}");

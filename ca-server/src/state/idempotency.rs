@@ -11,6 +11,7 @@ use std::time::Duration;
 use mintmark_identity::clock::Timestamp;
 use mintmark_proto::mintmark::raft::v1::CommandResult;
 use mintmark_proto::mintmark::state::v1::IdempotencyRecord;
+use mintmark_runtime::mutation::{self, Bug};
 use prost::Message as _;
 
 use super::turn::{Decided, Refused};
@@ -53,6 +54,9 @@ impl Idempotency {
         let Some(record) = self.by_key.get(key) else {
             return Ok(None);
         };
+        if mutation::is(Bug::ResultForgotten) {
+            return Ok(None);
+        }
         if record.expires_at_ms <= now.unix_millis() {
             return Ok(None);
         }

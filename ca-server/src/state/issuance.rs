@@ -21,6 +21,7 @@ use mintmark_proto::mintmark::raft::v1::intent::{
 };
 use mintmark_proto::mintmark::raft::v1::{CommandResult, Intent, IssueBatch, ItemResult, Refusal};
 use mintmark_proto::mintmark::state::v1::AuthorityKind;
+use mintmark_runtime::mutation::{self, Bug};
 
 use super::State;
 use super::turn::{Decided, Refused, Turn, digest};
@@ -150,6 +151,7 @@ impl State {
         check_clock(turn.now, intent, subjected.ttl_max)?;
         if let Some(serial) = serial(intent)
             && self.serials.contains(&serial)
+            && !mutation::is(Bug::SerialReused)
         {
             let detail = "the serial number belongs to an SVID that has not expired";
             return Err(Refused::new(Refusal::SerialReused, detail));
@@ -169,9 +171,12 @@ impl State {
         let id = EntryId::parse(&*subject.id).map_err(|e| Refused::invalid(e.to_string()))?;
         let live = |at: Option<Timestamp>| at.is_none_or(|at| now < at);
         let Some(entry) = self.entries.get(&id).filter(|entry| live(entry.expires_at)) else {
+            if mutation::is(Bug::DeletionIgnored) {
+                return self.mint_subject(spiffe_id);
+            }
             return Err(Refused::not_found(format!("there is no entry {id}")));
         };
-        if entry.revision != subject.revision {
+        if entry.revision != subject.revision && !mutation::is(Bug::RevisionIgnored) {
             let detail = format!(
                 "entry {id} is at revision {}, not {}",
                 entry.revision, subject.revision

@@ -11,6 +11,7 @@ use mintmark_identity::spiffe_id::SpiffeId;
 use mintmark_identity::trust_domain::TrustDomain;
 use mintmark_proto::convert::ids::selectors_from_state;
 use mintmark_proto::mintmark::state::v1::{Entry, LiveSerial, Snapshot, TreeRoot};
+use mintmark_runtime::mutation::{self, Bug};
 use mintmark_tlog::{Frontier, Hash};
 use prost::Message as _;
 
@@ -62,6 +63,9 @@ impl State {
             next_node_id: self.servers.next_id,
             ..Snapshot::default()
         };
+        if mutation::is(Bug::SnapshotLacksTokens) {
+            snapshot.join_tokens.clear();
+        }
         if let Some(cluster) = &self.cluster {
             snapshot.trust_domain = cluster.trust_domain.as_str().to_owned();
             snapshot.cluster_id = cluster.cluster_id.to_vec();

@@ -15,6 +15,7 @@ use mintmark_identity::spiffe_id::SpiffeId;
 use mintmark_proto::mintmark::audit::v1::Leaf;
 use mintmark_proto::mintmark::raft::v1::{AttestNode, CommandResult, CreateJoinToken, Refusal};
 use mintmark_proto::mintmark::state::v1::{Entry, JoinToken, Selector};
+use mintmark_runtime::mutation::{self, Bug};
 use sha2::{Digest as _, Sha256};
 
 use super::State;
@@ -230,7 +231,9 @@ impl State {
         let token = self.tokens.get(&hash)?;
         let first_use = token.consumed_by_spki_sha256.is_empty();
         let alias = token.alias_spiffe_id.clone();
-        self.tokens.consume(&hash, key, agent.as_str());
+        if !mutation::is(Bug::TokenNotConsumed) {
+            self.tokens.consume(&hash, key, agent.as_str());
+        }
         (first_use && !alias.is_empty()).then(|| alias_entry(agent, &alias, &hash))
     }
 

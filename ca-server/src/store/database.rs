@@ -138,10 +138,23 @@ impl SealedDatabase {
         &self,
         work: impl FnOnce(&Writing) -> Result<R, StoreError>,
     ) -> Result<R, StoreError> {
+        self.write_with(Durability::Immediate, work)
+    }
+
+    /// As [`SealedDatabase::write`]. What is not written with [`Durability::Immediate`] is durable with
+    /// the next transaction that is.
+    ///
+    /// # Errors
+    /// As for [`SealedDatabase::write`].
+    pub fn write_with<R>(
+        &self,
+        durability: Durability,
+        work: impl FnOnce(&Writing) -> Result<R, StoreError>,
+    ) -> Result<R, StoreError> {
         if self.closed.load(Ordering::Acquire) {
             return Err(StoreError::Closed { file: self.file });
         }
-        let result = self.write_unguarded(work);
+        let result = self.write_unguarded(durability, work);
         if result.is_err() {
             self.closed.store(true, Ordering::Release);
         }
@@ -150,12 +163,13 @@ impl SealedDatabase {
 
     fn write_unguarded<R>(
         &self,
+        durability: Durability,
         work: impl FnOnce(&Writing) -> Result<R, StoreError>,
     ) -> Result<R, StoreError> {
         let io = |source: redb::Error| StoreError::io(self.file, source);
         let mut transaction = self.database.begin_write().map_err(|e| io(e.into()))?;
         transaction
-            .set_durability(Durability::Immediate)
+            .set_durability(durability)
             .map_err(|e| io(e.into()))?;
         transaction.set_quick_repair(self.commit == Commit::TwoPhase);
         let writing = Writing {

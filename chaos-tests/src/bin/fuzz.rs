@@ -4,6 +4,9 @@
 //!     cargo run --profile simulation -p chaos-tests --bin fuzz -- --minutes 60
 //!     cargo run --profile simulation -p chaos-tests --bin fuzz -- --seed 4711 --trace
 //!
+//! With the feature `mutations`, `--mutation NAME` gives the product a bug; then seeds are run until one
+//! is bad, and that is what is wanted.
+//!
 //! Each seed runs in a process of its own, so that one that aborts takes nothing along. Ends with 1
 //! when a seed broke a property or a fault that was to be tried never became active.
 
@@ -27,6 +30,7 @@ use std::time::{Duration, Instant};
 use chaos_tests::sim::plan::{FAULT_KINDS, Plan};
 use chaos_tests::sim::run::run;
 use clap::Parser;
+use mintmark_runtime::mutation;
 use serde::{Deserialize, Serialize};
 
 /// Seeded simulations of whole trust domains.
@@ -44,6 +48,9 @@ struct Arguments {
     /// With --seed: without faults.
     #[arg(long, requires = "seed")]
     calm: bool,
+    /// Give the product this bug, of those that `runtime/src/mutation/bug.rs` lists.
+    #[arg(long)]
+    mutation: Option<String>,
     /// With --seed: print one line of JSON.
     #[arg(long, requires = "seed", hide = true)]
     json: bool,
@@ -62,13 +69,20 @@ struct Arguments {
     /// Run each seed twice and compare the traces.
     #[arg(long)]
     twice: bool,
+    /// Begin no other seed once one is bad.
+    #[arg(long)]
+    until_bad: bool,
 }
 
 /// What one seed's process says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Report {
     seed: u64,
+    /// The bug that the product was given.
+    mutation: Option<String>,
     violation: Option<String>,
+    /// The property that it broke.
+    property: Option<String>,
     digest: String,
     coverage: BTreeMap<String, u64>,
     virtual_seconds: f64,
@@ -78,6 +92,12 @@ struct Report {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(name) = &arguments.mutation
+        && let Err(error) = mutation::choose(name)
+    {
+        eprintln!("{error}");
+        return ExitCode::from(64);
+    }
     match arguments.seed {
         Some(seed) => one(seed, &arguments),
         None => many(&arguments),
@@ -98,7 +118,12 @@ fn one(seed: u64, arguments: &Arguments) -> ExitCode {
     let outcome = run(&plan);
     let report = Report {
         seed,
+        mutation: arguments.mutation.clone(),
         violation: outcome.violation.as_ref().map(ToString::to_string),
+        property: outcome
+            .violation
+            .as_ref()
+            .map(|violation| violation.property.to_owned()),
         digest: outcome.digest,
         coverage: outcome
             .coverage
@@ -129,6 +154,7 @@ fn one(seed: u64, arguments: &Arguments) -> ExitCode {
 fn in_words(report: &Report) -> String {
     let Report {
         seed,
+        mutation,
         virtual_seconds,
         svids,
         leaves,
@@ -138,9 +164,15 @@ fn in_words(report: &Report) -> String {
     let size = format!("{virtual_seconds:.1} s, {svids} SVIDs, {leaves} leaves");
     match &report.violation {
         None => format!("seed {seed}: good ({size}, trace {})", &digest[..16]),
-        Some(violation) => format!(
-            "seed {seed}: {violation}\n  ({size})\n  again: cargo run --profile simulation -p chaos-tests --bin fuzz -- --seed {seed} --trace"
-        ),
+        Some(violation) => {
+            let (feature, bug) = match mutation {
+                Some(name) => (" --features mutations", format!(" --mutation {name}")),
+                None => ("", String::new()),
+            };
+            format!(
+                "seed {seed}: {violation}\n  ({size})\n  again: cargo run --profile simulation -p chaos-tests{feature} --bin fuzz -- --seed {seed}{bug} --trace"
+            )
+        }
     }
 }
 
@@ -169,6 +201,12 @@ struct Tally {
     virtual_seconds: f64,
 }
 
+impl Tally {
+    fn is_bad(&self) -> bool {
+        !self.bad.is_empty()
+    }
+}
+
 fn many(arguments: &Arguments) -> ExitCode {
     let began = Instant::now();
     let limit = arguments
@@ -183,11 +221,13 @@ fn many(arguments: &Arguments) -> ExitCode {
     let work = || {
         loop {
             let n = next.fetch_add(1, Ordering::Relaxed);
-            if n >= arguments.seeds || limit.is_some_and(|limit| began.elapsed() > limit) {
+            let found = arguments.until_bad && tally.lock().unwrap().is_bad();
+            let over = limit.is_some_and(|limit| began.elapsed() > limit);
+            if n >= arguments.seeds || over || found {
                 return;
             }
             let seed = arguments.from + n;
-            note(&tally, seed, verdict(seed, arguments.twice));
+            note(&tally, seed, verdict(seed, arguments));
         }
     };
     std::thread::scope(|scope| {
@@ -211,19 +251,22 @@ fn same(report: &Report, again: &Report) -> Result<(), String> {
     ))
 }
 
-fn verdict(seed: u64, twice: bool) -> Result<Report, String> {
-    let report = child(seed)?;
-    if twice {
-        same(&report, &child(seed)?)?;
+fn verdict(seed: u64, arguments: &Arguments) -> Result<Report, String> {
+    let mutation = arguments.mutation.as_deref();
+    let report = child(seed, mutation)?;
+    if arguments.twice {
+        same(&report, &child(seed, mutation)?)?;
     }
     Ok(report)
 }
 
 /// Runs one seed in a process of its own.
-fn child(seed: u64) -> Result<Report, String> {
+fn child(seed: u64, mutation: Option<&str>) -> Result<Report, String> {
     let own = std::env::current_exe().map_err(|error| error.to_string())?;
+    let bug = mutation.map(|name| ["--mutation", name]);
     let output = Command::new(own)
         .args(["--json", "--seed", &seed.to_string()])
+        .args(bug.into_iter().flatten())
         .stdin(Stdio::null())
         .output()
         .map_err(|error| error.to_string())?;

@@ -1,6 +1,7 @@
 //! State-machine safety (Raft paper, figure 3): what a position of the log holds is the same on every
-//! server, for ever. Seen through the size and root of the audit tree and the bundle's sequence, which
-//! every command changes or leaves alone in one way only (reliability reference, invariant 3).
+//! server, for ever. Seen through the size and root of the audit tree, the bundle's sequence and the sizes
+//! of the other tables, which every command changes or leaves alone in one way only (reliability reference,
+//! invariant 3).
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,7 @@ use ca_server::state::Position;
 
 use super::{Invariant, Seen};
 
-type Fingerprint = (u64, Vec<u8>, u64);
+type Fingerprint = (u64, Vec<u8>, u64, [usize; 4]);
 
 /// The property, and what was seen at each position, on whichever server first.
 #[derive(Default)]
@@ -31,6 +32,7 @@ impl Invariant for EqualPositionEqualState {
                 view.audit_size,
                 view.audit_root.clone(),
                 view.bundle_sequence,
+                view.table_sizes,
             );
             let (first, whose) = self
                 .seen
@@ -38,12 +40,15 @@ impl Invariant for EqualPositionEqualState {
                 .or_insert_with(|| (fingerprint.clone(), name.clone()));
             if *first != fingerprint {
                 return Err(format!(
-                    "at {:?} {whose} has {} leaves and bundle {}, {name} has {} and {}, root {}",
+                    "at {:?} {whose} has {} leaves, bundle {} and tables of {:?}, {name} has {}, {} and {:?}, \
+                     root {}",
                     view.position,
                     first.0,
                     first.2,
+                    first.3,
                     fingerprint.0,
                     fingerprint.2,
+                    fingerprint.3,
                     if first.1 == fingerprint.1 {
                         "equal"
                     } else {

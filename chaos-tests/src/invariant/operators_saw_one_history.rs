@@ -6,7 +6,7 @@ use super::told::{Told, one_history_each};
 use super::{Invariant, Seen as SeenByAll};
 use crate::linearizability::entry::{Entry, Op, Outcome, Seen, Why};
 use crate::oracle::{Answer, Asked, EntrySeen};
-use crate::sim::operator::Order;
+use crate::sim::operator::{Order, keyed};
 
 /// The property.
 pub struct OperatorsSawOneHistory;
@@ -27,7 +27,7 @@ fn call(asked: &Asked) -> Option<Told<'_, Op, Outcome>> {
         Order::CreateEntry { key, .. } => (
             key,
             Op::Create {
-                key: None,
+                key: keyed(key),
                 content: 0,
             },
         ),

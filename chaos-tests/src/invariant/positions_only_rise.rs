@@ -39,12 +39,10 @@ impl Invariant for PositionsOnlyRise {
             let Some(before) = self.last.insert(name.clone(), now) else {
                 continue;
             };
-            if before.life == now.life
-                && (now.position < before.position
-                    || now.audit_size < before.audit_size
-                    || now.bundle_sequence < before.bundle_sequence
-                    || now.term < before.term)
-            {
+            let state_fell = now.position < before.position
+                || now.audit_size < before.audit_size
+                || now.bundle_sequence < before.bundle_sequence;
+            if now.term < before.term || (before.life == now.life && state_fell) {
                 return Err(format!(
                     "{name} went from term {} {:?} to term {} {:?}",
                     before.term, before.position, now.term, now.position

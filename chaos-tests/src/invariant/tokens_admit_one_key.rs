@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Invariant, Seen};
+use crate::sim::agent::RACER;
 
 /// The property.
 pub struct TokensAdmitOneKey;
@@ -13,6 +14,14 @@ impl Invariant for TokensAdmitOneKey {
     }
 
     fn at_end(&mut self, seen: Seen<'_>) -> Result<(), String> {
+        // Looked at from outside too: who raced for one token and is served now.
+        let agents = seen.world.agents.iter();
+        let served = agents
+            .filter(|(name, state)| name.starts_with(RACER) && state.borrow().position.is_some());
+        let served: Vec<&String> = served.map(|(name, _)| name).collect();
+        if served.len() > 1 {
+            return Err(format!("{served:?} all joined with one token"));
+        }
         let mut keys: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
         for leaf in seen.world.oracle.log() {
             let joined = leaf.attestation.filter(|one| one.method == "join_token");

@@ -1,4 +1,4 @@
-//! Where the `mintmark` binary is. It is built here if need be, so that a test of this crate never
+//! Where the binaries are. Each is built here if need be, so that a test of this crate never
 //! runs against one that is older than the sources.
 
 use std::path::PathBuf;
@@ -10,10 +10,11 @@ pub fn mintmark() -> &'static PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let mut cargo = cargo();
+        cargo.args(["-p", "mintmark"]);
         if !cfg!(debug_assertions) {
             cargo.arg("--release");
         }
-        build(&mut cargo)
+        build(&mut cargo, "mintmark")
     })
 }
 
@@ -22,42 +23,53 @@ pub fn mintmark() -> &'static PathBuf {
 pub fn mintmark_with_failpoints() -> &'static PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
-        let shared = build_directory();
         let mut cargo = cargo();
-        cargo
-            .args(["--features", "failpoints", "--target-dir"])
-            .arg(shared.join("failpoints"))
-            .env("CARGO_BUILD_BUILD_DIR", &shared);
-        build(&mut cargo)
+        cargo.args(["-p", "mintmark"]);
+        beside(&mut cargo, "failpoints");
+        build(&mut cargo, "mintmark")
     })
+}
+
+/// Path of the binary that runs simulations, in the profile for that, able to give the product a bug.
+pub fn fuzz_with_mutations() -> &'static PathBuf {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let mut cargo = cargo();
+        cargo.args(["-p", "chaos-tests", "--bin", "fuzz"]);
+        cargo.args(["--profile", "simulation"]);
+        beside(&mut cargo, "mutations");
+        build(&mut cargo, "fuzz")
+    })
+}
+
+/// Builds with a feature that no release has, into a folder of its own; what it is built from is shared.
+fn beside(cargo: &mut Command, feature: &str) {
+    let shared = build_directory();
+    cargo
+        .args(["--features", feature, "--target-dir"])
+        .arg(shared.join(feature))
+        .env("CARGO_BUILD_BUILD_DIR", &shared);
 }
 
 fn cargo() -> Command {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args([
-        "build",
-        "--quiet",
-        "-p",
-        "mintmark",
-        "--manifest-path",
-        manifest,
-    ]);
+    cargo.args(["build", "--quiet", "--manifest-path", manifest]);
     cargo.arg("--message-format=json-render-diagnostics");
     cargo
 }
 
-fn build(cargo: &mut Command) -> PathBuf {
+fn build(cargo: &mut Command, name: &str) -> PathBuf {
     let output = cargo.output().expect("cargo starts");
     assert!(
         output.status.success(),
-        "mintmark does not build:\n{}",
+        "{name} does not build:\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
     let text = String::from_utf8_lossy(&output.stdout);
     let executable = text.lines().rev().find_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        (message["target"]["name"] == "mintmark" && message["target"]["kind"][0] == "bin")
+        (message["target"]["name"] == name && message["target"]["kind"][0] == "bin")
             .then(|| message["executable"].as_str().map(PathBuf::from))
             .flatten()
     });

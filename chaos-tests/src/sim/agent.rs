@@ -27,6 +27,8 @@ use super::world::World;
 #[derive(Debug)]
 struct SimProc;
 
+/// How the names of agents' machines begin that race for one token.
+pub const RACER: &str = "racer-";
 /// First user id of workloads.
 pub const UID_BASE: u32 = 1_000;
 /// Pids of one user's processes: `uid * PIDS_PER_UID + n`.
@@ -101,7 +103,12 @@ pub async fn live(world: World, name: String, shape: Shape) -> turmoil::Result {
         }
     };
     world.lock().agents.insert(name.clone(), agent.watch());
-    for user in 0..shape.workloads {
+    let users = if name.starts_with(RACER) {
+        0
+    } else {
+        shape.workloads
+    };
+    for user in 0..users {
         let life = workload::live(
             world.clone(),
             name.clone(),

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ca_server::api::IDEMPOTENCY_HEADER;
 use ca_server::api::consistency::CONSISTENCY_HEADER;
 use mintmark_proto::mintmark::audit::v1::TailRequest;
 use mintmark_proto::mintmark::audit::v1::audit_client::AuditClient;
@@ -25,7 +26,7 @@ use mintmark_proto::spire::entry::{
 };
 use mintmark_proto::spire::types;
 use mintmark_runtime::grpc::{ChannelOptions, Target, channel};
-use tonic::metadata::MetadataValue;
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
@@ -43,6 +44,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub enum Order {
     /// Make a token for the agent on this machine.
     AgentToken(String),
+    /// Make one token, for the agents on all of these machines.
+    RacersToken(Vec<String>),
     /// Make a token for the server on this machine.
     ServerToken(String),
     /// Register a workload.
@@ -177,6 +180,14 @@ async fn obey(
 ) -> Result<Answer, Status> {
     match order {
         Order::AgentToken(who) => agent_token(world, admin, who).await,
+        Order::RacersToken(racers) => {
+            let token = token(admin).await?;
+            let mut inner = world.lock();
+            for racer in racers {
+                inner.agent_tokens.insert(racer.clone(), token.clone());
+            }
+            Ok(Answer::Done)
+        }
         Order::ServerToken(who) => server_token(world, admin, who).await,
         Order::CreateEntry {
             key,
@@ -209,21 +220,21 @@ async fn obey(
     }
 }
 
-async fn agent_token(world: &World, admin: &Channel, machine: &str) -> Result<Answer, Status> {
+async fn token(admin: &Channel) -> Result<String, Status> {
     let request = CreateJoinTokenRequest {
         ttl: 600,
         ..CreateJoinTokenRequest::default()
     };
-    let made = AgentClient::new(admin.clone())
-        .create_join_token(request)
-        .await?
-        .into_inner();
-    let agent = format!(
-        "spiffe://{TRUST_DOMAIN}/spire/agent/join_token/{}",
-        made.value
-    );
+    let mut client = AgentClient::new(admin.clone());
+    let made = client.create_join_token(request).await?.into_inner();
+    Ok(made.value)
+}
+
+async fn agent_token(world: &World, admin: &Channel, machine: &str) -> Result<Answer, Status> {
+    let token = token(admin).await?;
+    let agent = format!("spiffe://{TRUST_DOMAIN}/spire/agent/join_token/{token}");
     let mut inner = world.lock();
-    inner.agent_tokens.insert(machine.to_owned(), made.value);
+    inner.agent_tokens.insert(machine.to_owned(), token);
     inner.agent_ids.insert(machine.to_owned(), agent);
     Ok(Answer::Done)
 }
@@ -244,6 +255,19 @@ async fn server_token(world: &World, admin: &Channel, machine: &str) -> Result<A
     let token = (made.token, hex::encode(pin));
     inner.server_tokens.insert(machine.to_owned(), token);
     Ok(Answer::Done)
+}
+
+/// How the names of entries begin that are registered under an idempotency key.
+pub const KEYED: &str = "keyed/";
+
+/// The number of such an entry, which is also the key of the only request that makes it.
+pub fn keyed(key: &str) -> Option<u64> {
+    key.strip_prefix(KEYED)?.parse().ok()
+}
+
+fn idempotency_key(key: &str) -> Option<MetadataValue<Ascii>> {
+    let text = format!("{:032x}", keyed(key)?);
+    Some(text.parse().expect("digits are ASCII"))
 }
 
 fn entry(parent: &str, path: &str, uid: u32) -> types::Entry {
@@ -272,10 +296,15 @@ async fn create(
     key: &str,
     entry: types::Entry,
 ) -> Result<Answer, Status> {
-    let request = BatchCreateEntryRequest {
+    let mut request = Request::new(BatchCreateEntryRequest {
         entries: vec![entry],
         output_mask: None,
-    };
+    });
+    if let Some(idempotency) = idempotency_key(key) {
+        request
+            .metadata_mut()
+            .insert(IDEMPOTENCY_HEADER, idempotency);
+    }
     let answer = EntryClient::new(admin.clone())
         .batch_create_entry(request)
         .await?;

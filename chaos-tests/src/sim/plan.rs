@@ -23,6 +23,8 @@ pub struct Shape {
     pub agents: u32,
     /// Workloads per agent, each a user of its own.
     pub workloads: u32,
+    /// Agents that race for one join token: none, or 2 or 3.
+    pub racers: u32,
     /// Lifetime of authorities.
     pub ca_ttl_seconds: u64,
     /// Lifetime of X.509-SVIDs.
@@ -202,6 +204,18 @@ pub enum Deed {
     Rotate,
     /// Lets one more server join.
     Grow,
+    /// Makes one join token for all agents that race.
+    Race,
+    /// Registers one more workload under an idempotency key. The same comes again, through another
+    /// server perhaps, as from somebody who got no answer.
+    CreateKeyed {
+        /// Number of the request.
+        request: u32,
+        /// For agent number n.
+        agent: u32,
+        /// For its user number n.
+        user: u32,
+    },
 }
 
 /// Everything that happens.
@@ -221,7 +235,8 @@ impl Plan {
         let mut draws = SmallRng::seed_from_u64(seed);
         let shape = shape(seed, &mut draws);
         let faults = faults(&shape, &mut draws);
-        let deeds = deeds(&shape, &mut draws);
+        let mut deeds = deeds(&shape, &mut draws);
+        repetitions(&shape, &mut deeds);
         Self {
             shape,
             faults,
@@ -245,6 +260,7 @@ fn shape(seed: u64, draws: &mut SmallRng) -> Shape {
         spares: u32::from(draws.gen_ratio(1, 3)),
         agents: draws.gen_range(2..4),
         workloads: draws.gen_range(1..4),
+        racers: races(seed),
         ca_ttl_seconds: svid_ttl_seconds * draws.gen_range(6..9),
         svid_ttl_seconds,
         hybrid: draws.gen_ratio(1, 8),
@@ -375,6 +391,47 @@ fn deeds(shape: &Shape, draws: &mut SmallRng) -> Vec<(Duration, u32, Deed)> {
         at += Duration::from_millis(draws.gen_range(DEED_GAP_MS));
     }
     deeds
+}
+
+/// Streams of their own, so that what was added later leaves the other draws of a seed as they were.
+const RACE_STREAM: u64 = 0x7ace;
+const REPETITION_STREAM: u64 = 0x7e9e;
+/// So soon somebody asks again.
+const REPEATED_WITHIN_MS: u64 = 4_000;
+
+/// How many agents race for one token; in most runs none.
+fn races(seed: u64) -> u32 {
+    let mut draws = SmallRng::seed_from_u64(seed ^ RACE_STREAM << 48);
+    if draws.gen_ratio(1, 4) {
+        draws.gen_range(2..4)
+    } else {
+        0
+    }
+}
+
+/// What is asked for twice: a token by several agents, an entry by one operator.
+fn repetitions(shape: &Shape, deeds: &mut Vec<(Duration, u32, Deed)>) {
+    let mut draws = SmallRng::seed_from_u64(shape.seed ^ REPETITION_STREAM << 48);
+    let chaos = u64::try_from(shape.chaos.as_millis()).unwrap_or(u64::MAX);
+    let moment = |draws: &mut SmallRng| Duration::from_millis(draws.gen_range(0..chaos));
+    let server = |draws: &mut SmallRng| draws.gen_range(1..=shape.servers);
+    if shape.racers > 0 {
+        deeds.push((moment(&mut draws), server(&mut draws), Deed::Race));
+    }
+    let keyed = if draws.gen_ratio(1, 4) { 3 } else { 0 };
+    for request in 0..keyed {
+        let deed = Deed::CreateKeyed {
+            request,
+            agent: draws.gen_range(1..=shape.agents),
+            user: draws.gen_range(0..shape.workloads),
+        };
+        let first = moment(&mut draws);
+        let again = first + Duration::from_millis(draws.gen_range(0..REPEATED_WITHIN_MS));
+        deeds.push((first, server(&mut draws), deed.clone()));
+        deeds.push((again, server(&mut draws), deed));
+    }
+    // What is due at one moment stays in the order in which it was drawn.
+    deeds.sort_by_key(|(at, _, _)| *at);
 }
 
 #[cfg(test)]

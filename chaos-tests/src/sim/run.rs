@@ -1,10 +1,12 @@
 //! One run of one plan.
 //!
 //! Always: three parts: everything is set up in peace; faults and deeds come as planned; everything
-//! heals, and must be as if nothing had happened. Invariants are checked after each step of the
+//! heals, and must be as if nothing had happened. What is taken back then is gone at once. Invariants are checked after each step of the
 //! simulation, and what only the end shows, at the end.
 //!
 //! Not here: what happens when (`plan`), what must hold (`crate::invariant`).
+
+mod taking_back;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,9 +14,10 @@ use std::time::Duration;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+use super::agent::RACER;
 use super::faults::Faults;
 use super::machine::Machine;
-use super::operator::Order;
+use super::operator::{KEYED, Order};
 use super::plan::{Deed, Plan, Shape};
 use super::server::FOUNDER;
 use super::world::World;
@@ -92,6 +95,11 @@ fn spare_names(shape: &Shape) -> Vec<String> {
     spares.map(|n| format!("server-{n}")).collect()
 }
 
+/// Names of the machines of agents that race for one token.
+fn racer_names(shape: &Shape) -> Vec<String> {
+    (1..=shape.racers).map(|n| format!("{RACER}{n}")).collect()
+}
+
 /// Names of the agents' machines.
 fn agent_names(shape: &Shape) -> Vec<String> {
     (1..=shape.agents).map(|n| format!("agent-{n}")).collect()
@@ -112,7 +120,8 @@ impl<'p> Simulation<'p> {
             .enable_random_order()
             .build();
         let machines = server_names(shape).into_iter().chain(spare_names(shape));
-        for name in machines.chain(agent_names(shape)) {
+        let agents = agent_names(shape).into_iter().chain(racer_names(shape));
+        for name in machines.chain(agents) {
             let machine = Machine::new(&name, shape.seed, world.time.clone());
             world.lock().machines.insert(name.clone(), machine);
             let (world, shape) = (world.clone(), shape.clone());
@@ -151,6 +160,7 @@ impl<'p> Simulation<'p> {
         self.chaos()?;
         self.world.note("driver", "the healing begins");
         self.heal()?;
+        self.take_back()?;
         self.audit()?;
         let at = self.sim.elapsed();
         self.invariants
@@ -210,7 +220,8 @@ impl<'p> Simulation<'p> {
             let is_joining = spare_names(&self.plan.shape).contains(&name)
                 && reason.starts_with("did not start");
             let is_lost = self.faults.is_rotten(&name) && self.endings(&name) > ROTTEN_TRIES;
-            if is_lost || (is_banned && reason.contains("cannot go on")) {
+            let is_over = is_banned || name.starts_with(RACER);
+            if is_lost || (is_over && reason.contains("cannot go on")) {
                 self.gone.insert(name);
             } else if self.faults.excuses(&name) || is_joining {
                 self.ended.insert(name, at + SUPERVISOR_PAUSE);
@@ -365,16 +376,10 @@ impl<'p> Simulation<'p> {
         };
         let order = match deed {
             Deed::CreateEntry { agent, user } => {
-                let name = format!("agent-{agent}");
-                let parent = self.world.lock().agent_ids[&name].clone();
                 let key = format!("extra/{:04}", self.entries_made);
                 self.entries_made += 1;
-                Some(Order::CreateEntry {
-                    path: format!("/{key}"),
-                    key,
-                    parent,
-                    uid: agent::UID_BASE + user,
-                })
+                let path = format!("/{key}");
+                Some(self.one_more_entry(*agent, *user, key, path))
             }
             Deed::UpdateEntry { ttl_seconds } => youngest().map(|key| Order::UpdateEntry {
                 key,
@@ -396,6 +401,16 @@ impl<'p> Simulation<'p> {
                 Some(Order::Ban { agent })
             }
             Deed::Rotate => Some(Order::Rotate),
+            Deed::Race => Some(Order::RacersToken(racer_names(&self.plan.shape))),
+            Deed::CreateKeyed {
+                request,
+                agent,
+                user,
+            } => {
+                let key = format!("{KEYED}{request}");
+                let path = format!("/extra/keyed-{request}");
+                Some(self.one_more_entry(*agent, *user, key, path))
+            }
             Deed::Grow => {
                 self.grown = true;
                 let spare = spare_names(&self.plan.shape).into_iter().next();
@@ -404,6 +419,16 @@ impl<'p> Simulation<'p> {
         };
         if let Some(order) = order {
             self.order(&at, order);
+        }
+    }
+
+    /// One more identity for a user of an agent's machine.
+    fn one_more_entry(&self, agent: u32, user: u32, key: String, path: String) -> Order {
+        Order::CreateEntry {
+            key,
+            parent: self.world.lock().agent_ids[&format!("agent-{agent}")].clone(),
+            path,
+            uid: agent::UID_BASE + user,
         }
     }
 
@@ -509,20 +534,25 @@ impl<'p> Simulation<'p> {
         )?;
         // A sink that met a full disk tries again after a while.
         let mut next_look = Duration::ZERO;
+        let mut last = Ok(());
         self.until("every sink catches up", SETUP_LIMIT, |this| {
-            if this.sim.elapsed() < next_look {
-                return Err("not looked yet".to_owned());
+            if this.sim.elapsed() >= next_look {
+                next_look = this.sim.elapsed() + Duration::from_millis(500);
+                last = this.sinks_have_all();
             }
-            next_look = this.sim.elapsed() + Duration::from_millis(500);
-            let inner = this.world.lock();
-            for (name, leaves) in &inner.oracle.leaves {
-                let copied = copied(&inner.machines[name].disk())?;
-                if copied < leaves.len() as u64 {
-                    return Err(format!("{name} has copied {copied} of {}", leaves.len()));
-                }
-            }
-            Ok(())
+            last.clone()
         })
+    }
+
+    fn sinks_have_all(&self) -> Result<(), String> {
+        let inner = self.world.lock();
+        for (name, leaves) in &inner.oracle.leaves {
+            let copied = copied(&inner.machines[name].disk())?;
+            if copied < leaves.len() as u64 {
+                return Err(format!("{name} has copied {copied} of {}", leaves.len()));
+            }
+        }
+        Ok(())
     }
 }
 

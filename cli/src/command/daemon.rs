@@ -12,11 +12,11 @@ use ca_server::StartError;
 use ca_server::config::LoadError;
 use clap::{Args, Subcommand};
 use mintmark_runtime::drain::{DrainTrigger, drain};
-use mintmark_runtime::failpoint;
 use mintmark_runtime::hardening::keep_memory_private;
 use mintmark_runtime::signals;
 use mintmark_runtime::task::Tasks;
 use mintmark_runtime::telemetry::{self, LogControl};
+use mintmark_runtime::{failpoint, mutation};
 use tokio::net::unix::pipe;
 
 use crate::context::Context;
@@ -75,6 +75,9 @@ pub async fn run(command: ServerCommand, context: &Context) -> Result<u8, Failur
     if let Err(error) = failpoint::arm(environment) {
         return Ok(complain(SERVER_CONFIG, &error, EXIT_CONFIG));
     }
+    if let Err(error) = mutation::arm(environment) {
+        return Ok(complain(SERVER_CONFIG, &error, EXIT_CONFIG));
+    }
     let (trigger, watch) = drain();
     let tasks = Tasks::new();
     let reload = listen(&tasks, &trigger, SERVER_GRACE)?;
@@ -129,6 +132,9 @@ pub async fn run_agent(args: RunArgs, context: &Context) -> Result<u8, Failure> 
     telemetry::log_panics();
     keep_memory_private();
     if let Err(error) = failpoint::arm(environment) {
+        return Ok(complain(AGENT_CONFIG, &error, EXIT_CONFIG));
+    }
+    if let Err(error) = mutation::arm(environment) {
         return Ok(complain(AGENT_CONFIG, &error, EXIT_CONFIG));
     }
     let (trigger, watch) = drain();

@@ -1,6 +1,6 @@
 //! `mintmark version`: what this binary is.
 
-use mintmark_runtime::failpoint;
+use mintmark_runtime::{failpoint, mutation};
 use serde::Serialize;
 
 use crate::context::Context;
@@ -12,6 +12,7 @@ struct Version {
     profile: &'static str,
     target: String,
     failpoints: bool,
+    mutations: bool,
     agent_protocol: &'static str,
     peer_protocol: &'static str,
 }
@@ -27,6 +28,7 @@ pub fn run(context: &Context) -> Result<(), Failure> {
         },
         target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
         failpoints: failpoint::COMPILED_IN,
+        mutations: mutation::COMPILED_IN,
         agent_protocol: "mintmark.agent.v1",
         peer_protocol: "mintmark.raft.v1",
     };
@@ -39,6 +41,9 @@ pub fn run(context: &Context) -> Result<(), Failure> {
     ];
     if version.failpoints {
         fields.push(("failpoints", "compiled in: for tests only".to_owned()));
+    }
+    if version.mutations {
+        fields.push(("mutations", "compiled in: for tests only".to_owned()));
     }
     context.output.one(&version, &fields)
 }

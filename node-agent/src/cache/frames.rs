@@ -12,6 +12,7 @@ use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
     hkdf::{HKDF_SHA256, KeyType, Salt},
 };
+use mintmark_runtime::mutation::{self, Bug};
 use zeroize::Zeroizing;
 
 /// Version of the layout; another one is treated like damage, and the cache is built anew.
@@ -121,9 +122,13 @@ impl Sealer {
         let length = u32::try_from(sealed_len).map_err(|_| FrameError::TooLarge(sealed_len))?;
         let mut sealed = plain.to_vec();
         let (nonce, aad) = self.frame(self.next, length);
-        self.key
-            .seal_in_place_append_tag(nonce, aad, &mut sealed)
-            .map_err(|_| FrameError::Seal)?;
+        if mutation::is(Bug::KeyInClear) {
+            sealed.extend([0xff; TAG_LEN]);
+        } else {
+            self.key
+                .seal_in_place_append_tag(nonce, aad, &mut sealed)
+                .map_err(|_| FrameError::Seal)?;
+        }
         self.next = self.next.saturating_add(1);
         let mut frame = length.to_be_bytes().to_vec();
         frame.append(&mut sealed);
@@ -134,6 +139,10 @@ impl Sealer {
         let length = u32::try_from(sealed.len()).map_err(|_| FrameError::TooLarge(sealed.len()))?;
         let (nonce, aad) = self.frame(number, length);
         let mut opened = Zeroizing::new(sealed.to_vec());
+        if mutation::is(Bug::KeyInClear) {
+            opened.truncate(sealed.len().saturating_sub(TAG_LEN));
+            return Ok(opened);
+        }
         let plain = self
             .key
             .open_in_place(nonce, aad, &mut opened)

@@ -12,7 +12,10 @@ use std::{
 };
 
 use mintmark_identity::{clock::Timestamp, entry::EntryId};
-use mintmark_runtime::backoff::fraction;
+use mintmark_runtime::{
+    backoff::fraction,
+    mutation::{self, Bug},
+};
 
 use super::{
     entries::Held,
@@ -179,6 +182,10 @@ fn drop_ended<'a>(inputs: &Inputs<'a>, plan: &mut Plan) -> Live<'a> {
             .get(id)
             .is_some_and(|held| held.is_served(inputs.now));
         let why = if svid.validity.not_after < inputs.now {
+            if mutation::is(Bug::ExpiredServed) {
+                live.insert(id, svid.as_ref());
+                continue;
+            }
             DropReason::Expired
         } else if served {
             wake(

@@ -21,6 +21,7 @@ use mintmark_identity::{
     trust_domain::TrustDomain,
     validity::Validity,
 };
+use mintmark_runtime::mutation::{self, Bug};
 
 use super::entries::{Entries, Held};
 
@@ -233,7 +234,9 @@ impl State {
             .into_iter()
             .map(|held| {
                 let svid = self.svids.get(&held.entry.id);
-                let svid = svid.filter(|svid| now <= svid.validity.not_after).cloned();
+                let expired_too = mutation::is(Bug::ExpiredServed);
+                let svid = svid.filter(|svid| now <= svid.validity.not_after || expired_too);
+                let svid = svid.cloned();
                 Identity { held, svid }
             })
             .collect()
@@ -257,7 +260,7 @@ impl State {
     /// has changed then, and another server should be asked.
     pub fn apply(&mut self, update: Update, now: Timestamp) -> Result<(), UpdateError> {
         match self.position {
-            Some(seen) if update.position < seen => {
+            Some(seen) if update.position < seen && !mutation::is(Bug::OlderUpdateTaken) => {
                 return Err(UpdateError::Older {
                     at: update.position,
                     seen,
@@ -312,8 +315,9 @@ impl State {
         if !update.complete && update.entries.is_empty() && update.removed_entries.is_empty() {
             return;
         }
+        let forgets = !mutation::is(Bug::RemovalIgnored);
         let entries = Arc::make_mut(&mut self.entries);
-        if update.complete {
+        if update.complete && forgets {
             let named: BTreeSet<&EntryId> = update.entries.iter().map(|entry| &entry.id).collect();
             let gone: Vec<EntryId> = entries
                 .iter()
@@ -324,7 +328,7 @@ impl State {
                 entries.remove(&id);
             }
         }
-        for id in &update.removed_entries {
+        for id in update.removed_entries.iter().filter(|_| forgets) {
             entries.remove(id);
         }
         for entry in &update.entries {
@@ -381,6 +385,9 @@ impl State {
 
     /// Forgets every SVID and entry: this agent is denied.
     pub fn deny(&mut self, denial: Denial) {
+        if mutation::is(Bug::DenialIgnored) {
+            return;
+        }
         self.denied = Some(denial);
         self.entries = Arc::default();
         self.svids = Arc::default();

@@ -12,6 +12,7 @@ use mintmark_identity::rotation::{AuthorityDue, Successor, authority_due};
 use mintmark_identity::validity::Validity;
 use mintmark_proto::mintmark::raft::v1::activate_authority::Ground;
 use mintmark_proto::mintmark::state::v1::{Authority, AuthorityKind, AuthorityState, PqMode};
+use mintmark_runtime::mutation::{self, Bug};
 
 use crate::state::{State, missing_acknowledgements};
 
@@ -175,7 +176,8 @@ fn plan_published(
         });
     }
     let acknowledged = missing_acknowledgements(state, &next.id, now).is_empty();
-    if wrong_kind && acknowledged {
+    let at_once = wrong_kind || mutation::is(Bug::ActivatedUnacknowledged);
+    if at_once && acknowledged {
         return Some(Step::Activate {
             id,
             ground: Ground::Acknowledged,
@@ -211,7 +213,8 @@ fn retirable(state: &State, kind: AuthorityKind, now: Timestamp) -> Option<Step>
     let mut old = state
         .authorities(kind)
         .filter(|authority| authority.state() == AuthorityState::Old);
-    old.find(|authority| authority.last_svid_not_after_ms < now.unix_millis())
+    let is_over = |authority: &&Authority| authority.last_svid_not_after_ms < now.unix_millis();
+    old.find(|authority| is_over(authority) || mutation::is(Bug::RetiredAtOnce))
         .map(|authority| Step::Retire {
             id: authority.id.clone(),
         })

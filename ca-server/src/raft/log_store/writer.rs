@@ -12,8 +12,10 @@ use std::sync::{Arc, Weak};
 use mintmark_proto::mintmark::raft::v1 as pb;
 use mintmark_runtime::disk::Disk;
 use mintmark_runtime::failpoint::{Step, reach};
+use mintmark_runtime::mutation::{self, Bug};
 use openraft::storage::LogFlushed;
 use prost::Message;
+use redb::Durability;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
@@ -243,7 +245,13 @@ fn write(
     mutations: Vec<Mutation>,
     committed: Option<&LogId>,
 ) -> Result<Vec<Mutation>, StoreError> {
-    database.write(|writing| {
+    let appends = |mutation: &Mutation| matches!(mutation, Mutation::Append { .. });
+    let durability = if mutation::is(Bug::LogNotSynced) && mutations.iter().any(appends) {
+        Durability::None
+    } else {
+        Durability::Immediate
+    };
+    database.write_with(durability, |writing| {
         for mutation in &mutations {
             apply(writing, mutation)?;
         }
@@ -294,6 +302,7 @@ fn apply(writing: &Writing, mutation: &Mutation) -> Result<(), StoreError> {
             writing.remove_range(LOG, 0, through.index.saturating_add(1))?;
             writing.put_named(META, PURGED, &encode_mark(Some(through)))
         }
+        Mutation::Vote(_) if mutation::is(Bug::VoteNotKept) => Ok(()),
         Mutation::Vote(vote) => writing.put_named(META, VOTE, &encode_vote(vote)),
         Mutation::Peer { node, memory } => {
             writing.put_named(PEERS, &node.to_string(), &memory.encode_to_vec())
