@@ -42,7 +42,12 @@ fn complaint(output: &Output) -> String {
 fn refused(dev: &Dev, arguments: &[&str], exit: i32, says: &str) {
     let output = dev.run(arguments);
     let complaint = complaint(&output);
-    assert_eq!(code(&output), exit, "{arguments:?}: {complaint}");
+    let status = output.status;
+    assert_eq!(
+        status.code(),
+        Some(exit),
+        "{arguments:?}: {status}: {complaint}"
+    );
     assert!(
         output.stdout.is_empty(),
         "{arguments:?} printed data although it failed"
