@@ -581,22 +581,29 @@ async fn a_member_that_crashes_anywhere_has_everything_acknowledged() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn leaves_of_a_peer_that_lies_are_thrown_away() {
+/// Three members that have these names; the second has their leaves on disk, does not apply that part of
+/// the log again, and is stopped.
+async fn with_leaves_on_disk_of_second(names: &[&str]) -> Cluster {
     let mut cluster = Cluster::of(3).await;
-    let names: Vec<String> = (0..30).map(|number| format!("name {number}")).collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    for name in &names {
+    for name in names {
         cluster.propose(1, name).await.unwrap();
     }
-    cluster.all_have(&names).await;
-    // The member that is asked first tells something else, in good form. It would notice
-    // if it applied that part of the log again.
+    cluster.all_have(names).await;
     let second = cluster.nodes[&2].consensus.clone();
     second.snapshot().await;
     status_is(&second, |now| now.snapshot_log_index.is_some()).await;
     drop(second);
     cluster.stop(2).await;
+    cluster
+}
+
+#[tokio::test(start_paused = true)]
+async fn leaves_of_a_peer_that_lies_are_thrown_away() {
+    let names: Vec<String> = (0..30).map(|number| format!("name {number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut cluster = with_leaves_on_disk_of_second(&names).await;
+    // The member that is asked first tells something else, in good form. It would notice
+    // if it applied that part of the log again.
     let path = Path::new("/data/leaves.redb");
     let disk = cluster.disks[&2].clone();
     let leaves =
@@ -637,18 +644,9 @@ async fn leaves_of_a_peer_that_lies_are_thrown_away() {
 
 #[tokio::test(start_paused = true)]
 async fn a_leaf_that_rotted_is_fetched_from_another_member() {
-    let mut cluster = Cluster::of(3).await;
     let names: Vec<String> = (0..30).map(|number| format!("name {number}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    for name in &names {
-        cluster.propose(1, name).await.unwrap();
-    }
-    cluster.all_have(&names).await;
-    let second = cluster.nodes[&2].consensus.clone();
-    second.snapshot().await;
-    status_is(&second, |now| now.snapshot_log_index.is_some()).await;
-    drop(second);
-    cluster.stop(2).await;
+    let mut cluster = with_leaves_on_disk_of_second(&names).await;
     cluster.disks[&2].damage(Path::new("/data/leaves.redb"), "leaves", 7);
     cluster.start(2).await;
     cluster.settled().await;
