@@ -6,8 +6,8 @@
 //! memory and reach the disk in bulk: before every checkpoint ([`LeafStore::flush`]),
 //! and when many wait; a crash in between costs nothing, for the log is replayed from
 //! the checkpoint. A leaf that the disk gives back damaged, or not at all, is missing
-//! from then on, and comes back from the log or from peers. Not here: the tree (`mintmark_tlog`), and who fetches
-//! (`crate::raft`).
+//! from then on, and comes back from the log or from peers. Not here: the tree
+//! (`mintmark_tlog`), and who fetches (`crate::raft`).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -326,10 +326,8 @@ impl LeafStore {
         for index in start..end {
             let Some(leaf) = stored.leaves.remove(&index) else {
                 let error = stored.damaged.remove(&index);
-                self.memory().lose(index);
-                for index in stored.damaged.into_keys() {
-                    self.memory().lose(index);
-                }
+                let lost = std::iter::once(index).chain(stored.damaged.into_keys());
+                lost.for_each(|index| self.memory().lose(index));
                 return Err(error.unwrap_or_else(|| StoreError::Missing {
                     file: LEAVES_FILE,
                     record: format!("leaves/{index}"),
