@@ -374,12 +374,16 @@ impl State {
 
     /// Authorities of one kind.
     pub fn authorities(&self, kind: AuthorityKind) -> impl Iterator<Item = &Authority> {
-        self.authorities.of_kind(kind)
+        self.all_authorities()
+            .filter(move |authority| authority.kind() == kind)
     }
 
-    /// Authorities of every kind.
+    /// Authorities of every kind, oldest first. Ids follow from random keys: work that went by them
+    /// would be done in another order on every run.
     pub fn all_authorities(&self) -> impl Iterator<Item = &Authority> {
-        self.authorities.iter()
+        let mut all: Vec<_> = self.authorities.iter().collect();
+        all.sort_by_key(|one| (one.prepared_at_ms, one.kind, &one.id));
+        all.into_iter()
     }
 
     /// The authority of this kind in state active. It may be tainted or

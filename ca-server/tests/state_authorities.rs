@@ -76,6 +76,19 @@ fn with_next() -> Cluster {
 }
 
 #[test]
+fn authorities_come_oldest_first_whatever_their_ids() {
+    let mut cluster = Cluster::running();
+    for (id, kind, n) in [("z", X509, 2), ("a", AuthorityKind::Jwt, 3)] {
+        cluster.sleep(1);
+        let prepare = cluster.prepare(id, kind, n);
+        cluster.accept(by_server(1), prepare);
+    }
+    let all = cluster.state.all_authorities();
+    let ids: Vec<&str> = all.map(|one| one.id.as_str()).collect();
+    assert_eq!(ids, ["x0", "j0", "z", "a"]);
+}
+
+#[test]
 fn a_rotation_goes_through_every_state_with_bundle_and_leaves() {
     let mut cluster = Cluster::running();
     let sequence = cluster.state.bundle_sequence();

@@ -126,8 +126,7 @@ pub(super) fn role_name(role: Role) -> &'static str {
 
 /// The authorities, oldest first, and who keeps the next ones from signing.
 pub(super) fn authorities(state: &State, now: Timestamp) -> wire::ListAuthoritiesResponse {
-    let mut authorities: Vec<_> = state.all_authorities().cloned().collect();
-    authorities.sort_by(|a, b| (a.prepared_at_ms, &a.id).cmp(&(b.prepared_at_ms, &b.id)));
+    let authorities: Vec<_> = state.all_authorities().cloned().collect();
     let waiting = authorities.iter().filter(|authority| {
         matches!(
             authority.state(),
