@@ -43,6 +43,8 @@ fn said(output: &Output) -> String {
 struct Running {
     child: Child,
     lines: BufReader<std::process::ChildStderr>,
+    /// How many lines for whoever debugs were read so far.
+    debug_lines: usize,
 }
 
 impl Running {
@@ -54,7 +56,11 @@ impl Running {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap());
-        Self { child, lines }
+        Self {
+            child,
+            lines,
+            debug_lines: 0,
+        }
     }
 
     /// Reads the log up to a line with this text.
@@ -67,6 +73,7 @@ impl Running {
                 0,
                 "the log ended before {text}"
             );
+            self.debug_lines += usize::from(line.contains("\"DEBUG\""));
             if line.contains(text) {
                 return line;
             }
@@ -159,6 +166,72 @@ fn a_server_runs_is_probed_reloads_and_drains_on_sigterm() {
         !directory.path().join("admin.sock").exists(),
         "the socket is gone"
     );
+}
+
+#[test]
+fn a_server_logs_by_the_filter_that_the_file_has_at_the_last_hang_up() {
+    let directory = TempDir::new().unwrap();
+    let path = configuration(directory.path(), "");
+    let mut server = Running::start(&path);
+    let api = field(&server.until("server started"), "api");
+    let quiet = std::fs::read_to_string(&path).unwrap();
+    // A client that speaks no TLS is worth a message to whoever debugs.
+    let stranger = || {
+        TcpStream::connect(&api)
+            .unwrap()
+            .write_all(b"no TLS at all")
+            .unwrap()
+    };
+    stranger();
+    server.signal("HUP");
+    server.until("the log filter was read anew");
+    assert_eq!(server.debug_lines, 0);
+
+    let level = "format = \"json\"\nlevel = \"info,mintmark_runtime=debug\"";
+    std::fs::write(&path, quiet.replace("format = \"json\"", level)).unwrap();
+    server.signal("HUP");
+    server.until("the log filter was read anew");
+    stranger();
+    let told = server.until("connection failed before the first request");
+    assert!(told.contains("\"DEBUG\""), "{told}");
+
+    std::fs::write(&path, &quiet).unwrap();
+    server.signal("HUP");
+    server.until("the log filter was read anew");
+    let before = server.debug_lines;
+    stranger();
+    server.signal("TERM");
+    server.until("shutting down");
+    assert_eq!(server.debug_lines, before);
+    assert_eq!(server.end(), 0);
+}
+
+#[test]
+fn a_request_under_way_is_answered_after_sigterm_and_no_other_is_taken() {
+    let directory = TempDir::new().unwrap();
+    let path = configuration(directory.path(), "");
+    let mut server = Running::start(&path);
+    let http = field(&server.until("server started"), "http");
+    wait_until(&http, "/ready", |code, _| code == 200);
+    let mut open = TcpStream::connect(&http).unwrap();
+    open.write_all(b"GET /ready HTTP/1.1\r\nHost: x\r\n")
+        .unwrap();
+    // What came later was served, so the half of a request has been read.
+    for _ in 0..10 {
+        assert_eq!(get(&http, "/live").0, 200);
+    }
+    server.signal("TERM");
+    let deadline = Instant::now() + PATIENCE;
+    while TcpStream::connect(&http).is_ok() {
+        assert!(Instant::now() < deadline, "connections are still taken");
+        std::thread::yield_now();
+    }
+    open.write_all(b"Connection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    open.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer:?}");
+    assert!(answer.contains("\"draining\""), "{answer:?}");
+    assert_eq!(server.end(), 0);
 }
 
 fn field(line: &str, name: &str) -> String {

@@ -8,8 +8,11 @@ use std::{io, sync::Arc};
 
 use mintmark_proto::descriptors;
 use mintmark_proto::{
-    mintmark::agentadmin::v1::agent_admin_server::AgentAdminServer,
-    spiffe::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
+    envoy::service::secret::v3::secret_discovery_service_server::SERVICE_NAME as SDS,
+    mintmark::agentadmin::v1::agent_admin_server::{AgentAdminServer, SERVICE_NAME as AGENT_ADMIN},
+    spiffe::workload::spiffe_workload_api_server::{
+        SERVICE_NAME as WORKLOAD_API, SpiffeWorkloadApiServer,
+    },
 };
 use mintmark_runtime::{
     Host,
@@ -22,6 +25,9 @@ use mintmark_runtime::{
     task::Tasks,
 };
 use tonic::service::Routes;
+use tonic_health::pb::health_server::SERVICE_NAME as HEALTH;
+use tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME as REFLECTION_V1;
+use tonic_reflection::pb::v1alpha::server_reflection_server::SERVICE_NAME as REFLECTION_V1ALPHA;
 
 use crate::{
     admin::Admin,
@@ -153,13 +159,20 @@ fn public_routes(core: &Core, config: &Config) -> Routes {
     );
     let sds = Sds::service(core.surface.clone(), config.sds.clone());
     // The service answers from now on; whether it has an identity for the caller it says itself.
-    let ready = reporter.set_serving::<SpiffeWorkloadApiServer<WorkloadApi>>();
-    futures_util::FutureExt::now_or_never(ready);
+    futures_util::FutureExt::now_or_never(async {
+        reporter
+            .set_serving::<SpiffeWorkloadApiServer<WorkloadApi>>()
+            .await;
+        reporter
+            .set_service_status(SDS, tonic_health::ServingStatus::Serving)
+            .await;
+    });
     let _: &WorkloadApiService = &workload_api;
     let routes = Routes::new(workload_api)
         .add_service(sds)
         .add_service(health);
-    reflected(routes, &[descriptors::WORKLOAD_API, descriptors::ENVOY_SDS])
+    let sets = [descriptors::WORKLOAD_API, descriptors::ENVOY_SDS];
+    reflected(routes, &sets, &[WORKLOAD_API, SDS])
 }
 
 fn admin_routes(core: &Core) -> Routes {
@@ -174,18 +187,25 @@ fn admin_routes(core: &Core) -> Routes {
     let ready = reporter.set_serving::<AgentAdminServer<Admin>>();
     futures_util::FutureExt::now_or_never(ready);
     let routes = Routes::new(admin.service()).add_service(health);
-    reflected(routes, &[descriptors::MINTMARK])
+    reflected(routes, &[descriptors::MINTMARK], &[AGENT_ADMIN])
 }
 
-/// Adds reflection, in the version that new clients ask for and the one that old ones do.
-fn reflected(mut routes: Routes, sets: &[&'static [u8]]) -> Routes {
-    let builder = || {
-        sets.iter().fold(
-            tonic_reflection::server::Builder::configure(),
-            |builder, set| builder.register_encoded_file_descriptor_set(set),
-        )
+/// Adds reflection, in the version that new clients ask for and the one that old ones do. The sets
+/// describe more services than one socket has, so that those it has are named.
+fn reflected(mut routes: Routes, sets: &[&'static [u8]], services: &[&'static str]) -> Routes {
+    let builder = |own| {
+        let builder = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name(HEALTH)
+            .with_service_name(own);
+        let builder = sets.iter().fold(builder, |builder, set| {
+            builder.register_encoded_file_descriptor_set(set)
+        });
+        let named = services.iter().copied();
+        named.fold(builder, |builder, name| builder.with_service_name(name))
     };
-    match (builder().build_v1(), builder().build_v1alpha()) {
+    let v1 = builder(REFLECTION_V1).build_v1();
+    match (v1, builder(REFLECTION_V1ALPHA).build_v1alpha()) {
         (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),
         (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "no reflection"),
     }

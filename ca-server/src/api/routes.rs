@@ -19,7 +19,10 @@ use mintmark_proto::spire::entry::entry_server::{EntryServer, SERVICE_NAME as EN
 use mintmark_proto::spire::svid::svid_server::{SERVICE_NAME as SVID, SvidServer};
 use thiserror::Error;
 use tonic::service::Routes;
+use tonic_health::pb::health_server::SERVICE_NAME as HEALTH;
 use tonic_health::server::HealthReporter;
+use tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME as REFLECTION_V1;
+use tonic_reflection::pb::v1alpha::server_reflection_server::SERVICE_NAME as REFLECTION_V1ALPHA;
 
 use super::Services;
 use super::agent::AgentService;
@@ -65,13 +68,17 @@ pub fn routes(services: &Services) -> Result<(Routes, HealthReporter), Reflectio
                 .max_encoding_message_size(RESPONSE_MAX)
         };
     }
-    let builder = || {
+    // The sets describe more services than there are on these routes, such as those between servers.
+    let builder = |own: &str| {
         let mut builder = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name(HEALTH)
+            .with_service_name(own);
         for set in [descriptors::SPIRE_SERVER_API, descriptors::MINTMARK] {
             builder = builder.register_encoded_file_descriptor_set(set);
         }
-        builder
+        let named = SERVICE_NAMES.into_iter().filter(|name| !name.is_empty());
+        named.fold(builder, |builder, name| builder.with_service_name(name))
     };
     let routes = Routes::new(bounded!(AgentServer, AgentService))
         .add_service(bounded!(EntryServer, EntryService))
@@ -80,8 +87,8 @@ pub fn routes(services: &Services) -> Result<(Routes, HealthReporter), Reflectio
         .add_service(bounded!(MintmarkAgentServer, MintmarkAgentService))
         .add_service(bounded!(ClusterServer, ClusterService))
         .add_service(bounded!(AuditServer, AuditService))
-        .add_service(builder().build_v1()?)
-        .add_service(builder().build_v1alpha()?)
+        .add_service(builder(REFLECTION_V1).build_v1()?)
+        .add_service(builder(REFLECTION_V1ALPHA).build_v1alpha()?)
         .add_service(health);
     Ok((routes, reporter))
 }

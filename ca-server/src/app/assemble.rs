@@ -168,8 +168,10 @@ fn spawn_jobs(
     );
     let settings = jobs::apply_settings(Arc::clone(services), Arc::clone(config));
     tasks.spawn("settings", settings);
-    let ready = jobs::watch_readiness(Arc::clone(services), quorum, authority);
-    tasks.spawn("readiness", ready);
+    let quorum = jobs::watch_quorum(Arc::clone(services), readiness.clone(), quorum);
+    tasks.spawn("quorum readiness", quorum);
+    let authority = jobs::watch_authorities(Arc::clone(services), authority);
+    tasks.spawn("authority readiness", authority);
     let gate = readiness.gate("clock");
     let clock = jobs::watch_clock(Arc::clone(services), readiness.clone(), gate);
     tasks.spawn("clock readiness", clock);

@@ -15,6 +15,7 @@ use mintmark_runtime::cause::chain;
 use mintmark_runtime::readiness::{Gate, Readiness};
 use mintmark_runtime::task::periodic::{Periodic, Wake};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::api::{Services, accepted};
 use crate::config::Config;
@@ -199,19 +200,43 @@ async fn propose(services: &Services, body: command::Body, what: &'static str) {
     }
 }
 
-/// Holds back readiness until there is a cluster whose quorum answers, and until an authority signs.
-pub async fn watch_readiness(services: Services, quorum: Gate, authority: Gate) {
-    let (mut quorum, mut authority) = (Some(quorum), Some(authority));
-    let mut schedule = schedule(&services, Duration::from_millis(100));
-    while (quorum.is_some() || authority.is_some()) && schedule.next().await {
-        if services
-            .consensus
-            .quorum_age()
-            .is_some_and(|age| age < CONTACT_MAX)
-            && let Some(gate) = quorum.take()
-        {
-            gate.open();
+/// When a quorum last stood behind what this server knows. An election alone forgets the age that the
+/// consensus tells, so the instant is kept here.
+#[derive(Debug, Default)]
+struct Touch(Option<Instant>);
+
+impl Touch {
+    /// Takes over what the consensus tells; true when the quorum has been silent too long.
+    fn is_lost(&mut self, now: Instant, age: Option<Duration>) -> bool {
+        if let Some(at) = age.and_then(|age| now.checked_sub(age)) {
+            self.0 = self.0.max(Some(at));
         }
+        self.0
+            .is_none_or(|at| now.saturating_duration_since(at) >= CONTACT_MAX)
+    }
+}
+
+/// Closes readiness while no quorum answers. The gate is closed from the start, until the first answer.
+pub async fn watch_quorum(services: Services, readiness: Readiness, quorum: Gate) {
+    let (mut quorum, mut touch) = (Some(quorum), Touch::default());
+    let mut schedule = schedule(&services, Duration::from_millis(100));
+    while schedule.next().await {
+        let was_lost = quorum.is_some();
+        let lost = touch.is_lost(Instant::now(), services.consensus.quorum_age());
+        hold(&mut quorum, lost, || readiness.gate("quorum"));
+        match (was_lost, lost) {
+            (false, true) => tracing::warn!("no quorum answers: this server is not ready"),
+            (true, false) => tracing::info!("a quorum answers"),
+            _ => {}
+        }
+    }
+}
+
+/// Holds back readiness until an authority of each kind signs for the first time. Later there is nothing
+/// that another server would do better: all of them have the same authorities.
+pub async fn watch_authorities(services: Services, authority: Gate) {
+    let mut schedule = schedule(&services, Duration::from_millis(100));
+    while schedule.next().await {
         let now = services.host.clock.now();
         let signs = services.consensus.read(|state| {
             let active = state
@@ -219,8 +244,9 @@ pub async fn watch_readiness(services: Services, quorum: Gate, authority: Gate) 
                 .filter(|one| state.may_sign(&one.id, now));
             active.count() >= crate::authority::rotation::plan::KINDS.len()
         });
-        if signs && let Some(gate) = authority.take() {
-            gate.open();
+        if signs {
+            authority.open();
+            return;
         }
     }
 }
@@ -302,4 +328,31 @@ fn expiry(authority: &Authority) -> Option<(&'static str, &'static str, i64)> {
     };
     let end = Timestamp::from_unix_millis(authority.not_after_ms).unix_secs();
     Some((kind_name(authority.kind()), state, end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_quorum_is_lost_after_a_long_silence_and_found_with_the_next_answer() {
+        let mut touch = Touch::default();
+        tokio::time::advance(SECOND * 60).await;
+        assert!(touch.is_lost(Instant::now(), None), "never heard of one");
+        assert!(touch.is_lost(Instant::now(), Some(CONTACT_MAX)));
+        assert!(!touch.is_lost(Instant::now(), Some(Duration::ZERO)));
+        // An election forgets the age, and takes less than the silence that counts.
+        tokio::time::advance(SECOND * 4).await;
+        assert!(!touch.is_lost(Instant::now(), None));
+        assert!(
+            !touch.is_lost(Instant::now(), Some(SECOND * 30)),
+            "an old word takes nothing back"
+        );
+        tokio::time::advance(SECOND).await;
+        assert!(touch.is_lost(Instant::now(), None));
+        assert!(touch.is_lost(Instant::now(), Some(SECOND * 35)));
+        assert!(!touch.is_lost(Instant::now(), Some(SECOND)));
+    }
 }

@@ -1,7 +1,9 @@
 //! A leaf as a JSON document, for people and for the programs that collect logs.
 //!
 //! Always: the names are those that `mintmark audit tail -o json` prints; times are RFC 3339 in UTC,
-//! bytes are lower-case hexadecimal digits; what does not apply is left out.
+//! bytes are lower-case hexadecimal digits; what does not apply is left out. Everything that the leaf says
+//! is in its document, so that whoever has the documents can compute the leaves' bytes and with them the
+//! tree, without asking a server.
 //!
 //! Not here: canonical bytes (the message's encoding), which alone count for the tree.
 
@@ -62,6 +64,7 @@ pub fn leaf_at(index: u64, bytes: &[u8]) -> Result<wire::Leaf, DocumentError> {
 /// One leaf.
 #[derive(Debug, Serialize)]
 pub struct LeafDocument {
+    version: u32,
     index: u64,
     log_index: u64,
     time: String,
@@ -79,6 +82,8 @@ pub struct LeafDocument {
     entry: Option<EntryDocument>,
     #[serde(skip_serializing_if = "Option::is_none")]
     authority: Option<AuthorityDocument>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    request_sha256: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     missing: Vec<String>,
 }
@@ -161,6 +166,7 @@ impl LeafDocument {
 impl From<wire::Leaf> for LeafDocument {
     fn from(leaf: wire::Leaf) -> Self {
         Self {
+            version: leaf.version,
             index: leaf.index,
             log_index: leaf.log_index,
             time: time(leaf.time_ms),
@@ -173,6 +179,7 @@ impl From<wire::Leaf> for LeafDocument {
             attestation: leaf.attestation.map(Into::into),
             entry: leaf.entry.map(Into::into),
             authority: leaf.authority.map(Into::into),
+            request_sha256: hex::encode(leaf.request_sha256),
             missing: leaf.missing,
         }
     }
@@ -270,17 +277,18 @@ mod tests {
             subject: "spiffe://example.org/web".into(),
             decision: "accepted".into(),
             issuance: Some(issuance),
+            request_sha256: vec![3],
             ..wire::Leaf::default()
         };
         assert_eq!(
             shown(&leaf),
             concat!(
-                r#"{"index":7,"log_index":9,"time":"1970-01-01T00:00:01.500Z","actor":"local","#,
+                r#"{"version":1,"index":7,"log_index":9,"time":"1970-01-01T00:00:01.500Z","actor":"local","#,
                 r#""action":"x509.issue","subject":"spiffe://example.org/web","#,
                 r#""decision":"accepted","issuance":{"kind":"x509","serial":"0aff","#,
                 r#""svid_hash":"01","authority_id":"ca","not_before":"1970-01-01T00:00:01Z","#,
                 r#""not_after":"1970-01-01T00:01:01Z","basis":"entry","entry_id":"web","#,
-                r#""entry_revision":2,"profile_version":1}}"#,
+                r#""entry_revision":2,"profile_version":1},"request_sha256":"03"}"#,
             )
         );
     }

@@ -10,8 +10,10 @@ use mintmark_proto::mintmark::cluster::v1::{
 };
 
 use tokio_stream::StreamExt as _;
+use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::harness::*;
+use crate::surface::{get, health_changes};
 
 async fn server_token(server: &RunningServer) -> CreateServerTokenResponse {
     let request = CreateServerTokenRequest { ttl_seconds: 600 };
@@ -315,6 +317,47 @@ async fn a_server_without_a_quorum_answers_no_poll_from_what_it_last_knew() {
     // Whoever administers this very server may look at what it has.
     bundle(&first).await;
     first.shutdown(Duration::ZERO).await;
+}
+
+/// Waits until health is told so.
+async fn told(
+    health: &mut (impl tokio_stream::Stream<Item = ServingStatus> + Unpin),
+    status: ServingStatus,
+) {
+    let waiting = async {
+        while health.next().await.expect("the stream is kept") != status {}
+    };
+    let waited = tokio::time::timeout(PATIENCE, waiting).await;
+    assert!(waited.is_ok(), "{status:?} is not told");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_a_quorum_is_not_ready_until_one_answers_again() {
+    use ServingStatus::{NotServing, Serving};
+    let mut first_home = Home::new();
+    let first = first_home.ready().await;
+    let (mut second_home, second) = join(&first, "second").await;
+    voters(&first, 2).await;
+    let mut health = health_changes(admin(&first)).await;
+    told(&mut health, Serving).await;
+
+    stop(second).await;
+    told(&mut health, NotServing).await;
+    eventually("it is not ready, and says for what", || async {
+        let ready = get(&first, "/ready").await;
+        ready.starts_with("HTTP/1.1 503") && ready.contains("\"quorum\"")
+    })
+    .await;
+    assert!(get(&first, "/live").await.starts_with("HTTP/1.1 200"));
+
+    let second = second_home.ready().await;
+    told(&mut health, Serving).await;
+    eventually("it is ready again", || async {
+        get(&first, "/ready").await.starts_with("HTTP/1.1 200")
+    })
+    .await;
+    stop(second).await;
+    stop(first).await;
 }
 
 /// The messages of an agent's push stream, from its beginning on.

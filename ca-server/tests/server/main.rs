@@ -13,3 +13,4 @@ mod harness;
 mod life;
 mod push;
 mod rotation;
+mod surface;

@@ -190,13 +190,13 @@ async fn wle_21_wla_21_25_36_a_process_without_entry_is_denied_and_served_once_i
 
 /// Everything that reflection tells about the service, by the protocol of one version.
 macro_rules! reflect {
-    ($version:ident, $bed:expr, $request:expr) => {{
+    ($version:ident, $channel:expr, $request:expr) => {{
         use $version::server_reflection_client::ServerReflectionClient;
         let request = $version::ServerReflectionRequest {
             host: String::new(),
             message_request: Some($request),
         };
-        let mut client = ServerReflectionClient::new($bed.channel());
+        let mut client = ServerReflectionClient::new($channel);
         let requests = tokio_stream::once(request);
         let mut answers = within(client.server_reflection_info(requests))
             .await
@@ -212,12 +212,12 @@ async fn wle_23_24_reflection_lists_the_workload_api_in_both_versions_and_needs_
     let _agent = bed.start().await;
     let new = reflect!(
         v1,
-        bed,
+        bed.channel(),
         v1::server_reflection_request::MessageRequest::ListServices(String::new())
     );
     let old = reflect!(
         v1alpha,
-        bed,
+        bed.channel(),
         v1alpha::server_reflection_request::MessageRequest::ListServices(String::new())
     );
     let v1::server_reflection_response::MessageResponse::ListServicesResponse(new) = new else {
@@ -237,12 +237,44 @@ async fn wle_23_24_reflection_lists_the_workload_api_in_both_versions_and_needs_
         .into_iter()
         .map(|service| service.name)
         .collect();
-    assert!(new.contains("SpiffeWorkloadAPI"), "{new:?}");
-    assert!(
-        new.contains("envoy.service.secret.v3.SecretDiscoveryService"),
-        "{new:?}"
+    let served = |own: &str| {
+        [
+            "SpiffeWorkloadAPI",
+            "envoy.service.secret.v3.SecretDiscoveryService",
+            "grpc.health.v1.Health",
+            own,
+        ]
+        .map(str::to_owned)
+        .into()
+    };
+    assert_eq!(new, served("grpc.reflection.v1.ServerReflection"));
+    assert_eq!(old, served("grpc.reflection.v1alpha.ServerReflection"));
+}
+
+#[tokio::test]
+async fn reflection_on_the_private_socket_lists_what_is_served_there_and_nothing_more() {
+    let bed = Bed::new().await;
+    let _agent = bed.start().await;
+    let answer = reflect!(
+        v1,
+        bed.admin_channel(),
+        v1::server_reflection_request::MessageRequest::ListServices(String::new())
     );
-    assert!(old.contains("SpiffeWorkloadAPI"), "{old:?}");
+    let v1::server_reflection_response::MessageResponse::ListServicesResponse(listed) = answer
+    else {
+        panic!("{answer:?}");
+    };
+    let listed: BTreeSet<String> = listed
+        .service
+        .into_iter()
+        .map(|service| service.name)
+        .collect();
+    let served = [
+        "mintmark.agentadmin.v1.AgentAdmin",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+    ];
+    assert_eq!(listed, served.map(str::to_owned).into());
 }
 
 #[tokio::test]
@@ -252,7 +284,7 @@ async fn wle_22_wla_02_n10_the_service_is_the_published_one_and_nothing_more() {
     let symbol = "SpiffeWorkloadAPI".to_owned();
     let answer = reflect!(
         v1,
-        bed,
+        bed.channel(),
         v1::server_reflection_request::MessageRequest::FileContainingSymbol(symbol)
     );
     let v1::server_reflection_response::MessageResponse::FileDescriptorResponse(files) = answer
