@@ -10,7 +10,10 @@ pub mod permit;
 pub mod roles;
 
 use mintmark_identity::spiffe_id::SpiffeId;
+use mintmark_proto::mintmark::raft::v1::Refusal;
 use thiserror::Error;
+
+use crate::state::refusal_code;
 
 pub use self::permit::{AgentCaller, AgentDenial, Caller, Identity, Permit};
 pub use self::roles::{Action, Role};
@@ -55,6 +58,22 @@ impl Denied {
     #[must_use]
     pub fn costs_an_identity(&self) -> bool {
         matches!(self, Self::Agent { .. } | Self::Lapsed { .. })
+    }
+
+    /// The reason as leaves have it: the words of the replicated state, where it has one for it.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unauthenticated { .. } => "unauthenticated",
+            Self::Forbidden { .. } => refusal_code(Refusal::NotAuthorized),
+            Self::Lapsed { .. } => "svid_lapsed",
+            Self::Agent { source, .. } => match source {
+                AgentDenial::Expired => "svid_lapsed",
+                AgentDenial::NotAttested => refusal_code(Refusal::AgentNotAttested),
+                AgentDenial::NotActive => refusal_code(Refusal::AgentSerial),
+                AgentDenial::Banned => refusal_code(Refusal::Banned),
+            },
+        }
     }
 }
 

@@ -18,8 +18,6 @@ use crate::policy::{Action, Caller, Denied, Identity};
 
 /// Refusals that wait to be written.
 const QUEUE_MAX: usize = 256;
-/// The longest text that goes into a leaf.
-const TEXT_MAX: usize = 256;
 
 /// Writes refusals into the log.
 #[derive(Debug, Clone)]
@@ -50,8 +48,8 @@ impl Denials {
         }
     }
 
-    /// Notes a refusal. Callers without an identity are counted by the limits only: their requests are
-    /// free to make, and the log is not theirs to fill.
+    /// Notes a refusal. Callers without an identity, or with one that is over, are counted by the limits
+    /// only: their requests are free to make, and the log is not theirs to fill.
     pub fn record(&self, caller: &Caller, action: Action, denied: &Denied) {
         let Identity::Svid { id, .. } = caller.identity() else {
             return;
@@ -59,24 +57,13 @@ impl Denials {
         let refusal = RecordDenial {
             action: action.name().to_owned(),
             subject: id.to_string(),
-            reason: short(&denied.to_string()),
+            reason: denied.reason().to_owned(),
         };
         let fits = self.limiter.take("server", 1).is_ok();
         if !fits || self.queue.try_send(refusal).is_err() {
             self.left_out.fetch_add(1, Ordering::Relaxed);
         }
     }
-}
-
-fn short(text: &str) -> String {
-    let end = text
-        .char_indices()
-        .map(|(at, _)| at)
-        .take_while(|at| *at <= TEXT_MAX)
-        .last();
-    text.get(..end.filter(|_| text.len() > TEXT_MAX).unwrap_or(text.len()))
-        .unwrap_or_default()
-        .to_owned()
 }
 
 async fn write(
@@ -107,18 +94,5 @@ async fn write(
             left_out.fetch_add(missing.saturating_add(1), Ordering::Relaxed);
             tracing::debug!(%error, "a refusal is not in the log");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn texts_are_cut_between_characters() {
-        assert_eq!(short("short"), "short");
-        let long = "ä".repeat(TEXT_MAX);
-        assert!(short(&long).len() <= TEXT_MAX.saturating_add(1));
-        assert!(long.starts_with(&short(&long)));
     }
 }

@@ -9,6 +9,7 @@
 
 mod bad_input;
 mod cluster;
+mod denials;
 mod harness;
 mod life;
 mod push;
