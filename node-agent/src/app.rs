@@ -261,32 +261,58 @@ async fn failed(failure: &mut oneshot::Receiver<AgentError>, tasks: &Tasks) -> R
 
 /// The keys that differ and are read at the start only.
 fn needs_restart(new: &Config, running: &Config) -> Vec<&'static str> {
+    // Every field is named, so that a further one cannot be forgotten here.
+    let Config {
+        trust_domain,
+        server_addresses: _,
+        data_dir,
+        keys_dir,
+        cache_key,
+        socket_path,
+        admin_socket_path,
+        evidence,
+        trust_bundle_path,
+        trust_domain_key,
+        probes_address,
+        push_splay,
+        drain_grace,
+        allowed_foreign_jwt_claims: foreign_claims,
+        limits,
+        workload,
+        sds,
+        log_format,
+        log_filter: _,
+    } = running;
     let differs = [
-        ("trust_domain", new.trust_domain != running.trust_domain),
-        ("data_dir", new.data_dir != running.data_dir),
-        ("keys_dir", new.keys_dir != running.keys_dir),
-        ("cache_key_dir", new.cache_key != running.cache_key),
-        ("socket_path", new.socket_path != running.socket_path),
+        ("trust_domain", new.trust_domain != *trust_domain),
+        ("data_dir", new.data_dir != *data_dir),
+        ("keys_dir", new.keys_dir != *keys_dir),
+        ("cache_key_dir", new.cache_key != *cache_key),
+        ("socket_path", new.socket_path != *socket_path),
         (
             "admin_socket_path",
-            new.admin_socket_path != running.admin_socket_path,
+            new.admin_socket_path != *admin_socket_path,
         ),
+        ("join_token", new.evidence != *evidence),
         (
             "trust_bundle_path",
-            new.trust_bundle_path != running.trust_bundle_path,
+            new.trust_bundle_path != *trust_bundle_path,
         ),
         (
             "trust_domain_key",
-            new.trust_domain_key != running.trust_domain_key,
+            new.trust_domain_key != *trust_domain_key,
         ),
+        ("probes_address", new.probes_address != *probes_address),
+        ("push_splay", new.push_splay != *push_splay),
+        ("drain_grace", new.drain_grace != *drain_grace),
         (
-            "probes_address",
-            new.probes_address != running.probes_address,
+            "allowed_foreign_jwt_claims",
+            new.allowed_foreign_jwt_claims != *foreign_claims,
         ),
-        ("push_splay", new.push_splay != running.push_splay),
-        ("limits", new.limits != running.limits),
-        ("workload", new.workload != running.workload),
-        ("sds", new.sds != running.sds),
+        ("limits", new.limits != *limits),
+        ("workload", new.workload != *workload),
+        ("sds", new.sds != *sds),
+        ("log.format", new.log_format != *log_format),
     ];
     differs
         .into_iter()
