@@ -2,6 +2,7 @@
 
 pub mod binary;
 pub mod cluster;
+pub mod broken_daemon;
 pub mod collector;
 pub mod crash;
 pub mod daemon;

@@ -394,3 +394,6 @@ fn refusal_codes(refusal: Refusal) -> (Code, Grpc) {
         Refusal::Unspecified => (code::INTERNAL, Grpc::Internal),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -378,3 +378,6 @@ fn check(result: CommandResult, sent: usize) -> Result<CommandResult, CommitErro
     }
     Ok(result)
 }
+
+#[cfg(test)]
+mod tests;

@@ -379,6 +379,71 @@ async fn a_new_server_without_its_kek_does_not_start() {
     assert_eq!(error.code().to_string(), "MM-1007", "{error:?}");
 }
 
+/// A start ended with this code, in its text too, and this exit code.
+fn ends_with(error: &StartError, code: &str, exit: u8) {
+    assert_eq!(error.code().to_string(), code, "{error:?}");
+    assert!(error.to_string().starts_with(code), "{error}");
+    assert_eq!(error.exit_code(), exit, "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_cannot_be_made_is_named() {
+    let mut home = Home::new();
+    let file = home.path("file");
+    Host::os()
+        .disk
+        .write_atomic(&file, b"no folder", MODE_SECRET)
+        .unwrap();
+    home.raw.data_dir = file.join("data");
+    home.raw.keys_dir = Some(home.path("keys"));
+    let error = home.try_start().await.unwrap_err();
+    ends_with(&error, "MM-1002", 73);
+    assert!(error.to_string().contains("file/data"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_log_is_not_taken_for_an_empty_one() {
+    let mut home = Home::new();
+    stop(home.ready().await).await;
+    let disk = Host::os().disk;
+    let raft = home.path("data").join("raft");
+    let stores: Vec<_> = disk
+        .list(&raft)
+        .unwrap()
+        .into_iter()
+        .filter(|name| name.ends_with(".redb"))
+        .map(|name| raft.join(name))
+        .collect();
+    assert!(stores.len() >= 2, "{stores:?}");
+    for store in stores {
+        let whole = disk.read(&store).unwrap();
+        let mut damaged = whole.clone();
+        damaged[..8_192].fill(0xa5);
+        disk.write_atomic(&store, &damaged, MODE_SECRET).unwrap();
+        let error = home.try_start().await.unwrap_err();
+        ends_with(&error, "MM-1008", 74);
+        // It was left as it was, so that whoever has a copy can put it back.
+        assert_eq!(disk.read(&store).unwrap(), damaged, "{}", store.display());
+        disk.write_atomic(&store, &whole, MODE_SECRET).unwrap();
+    }
+    stop(home.ready().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_fails_ends_the_server_with_its_name() {
+    let mut home = Home::new();
+    let mut server = home.ready().await;
+    server
+        .services()
+        .tasks
+        .spawn("a part", async { panic!("a defect") });
+    let failed = tokio::time::timeout(PATIENCE, server.failed()).await;
+    let error = failed.unwrap();
+    assert_eq!(error.to_string(), "MM-1011: task a part failed: a defect");
+    assert_eq!(error.exit_code(), 70);
+    stop(server).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_in_use_or_of_another_trust_domain_is_left_alone() {
     let mut home = Home::new();
@@ -388,13 +453,13 @@ async fn a_directory_in_use_or_of_another_trust_domain_is_left_alone() {
     second.raw.keys_dir = Some(home.path("keys"));
     let error = second.try_start().await.unwrap_err();
     assert!(matches!(error, StartError::Locked { .. }), "{error:?}");
-    assert_eq!(error.exit_code(), 75);
+    ends_with(&error, "MM-1003", 75);
     stop(server).await;
     let before = snapshot(&home);
     second.raw.trust_domain = "other.org".to_owned();
     let error = second.try_start().await.unwrap_err();
     assert!(matches!(error, StartError::Foreign { .. }), "{error:?}");
-    assert_eq!(error.exit_code(), 78);
+    ends_with(&error, "MM-1004", 78);
     assert_eq!(snapshot(&home), before);
     stop(home.ready().await).await;
 }

@@ -324,9 +324,7 @@ async fn told(
     health: &mut (impl tokio_stream::Stream<Item = ServingStatus> + Unpin),
     status: ServingStatus,
 ) {
-    let waiting = async {
-        while health.next().await.expect("the stream is kept") != status {}
-    };
+    let waiting = async { while health.next().await.expect("the stream is kept") != status {} };
     let waited = tokio::time::timeout(PATIENCE, waiting).await;
     assert!(waited.is_ok(), "{status:?} is not told");
 }

@@ -159,6 +159,12 @@ impl Dev {
         })
     }
 
+    /// Waits until the cluster has ended by itself.
+    pub fn wait(mut self) -> std::process::ExitStatus {
+        let child = &mut self.child;
+        wait::until("the cluster ends", END_LIMIT, || child.try_wait().unwrap())
+    }
+
     /// Ends the cluster as Ctrl-C does and waits for it.
     pub fn stop(mut self) -> std::process::ExitStatus {
         signal(self.child.id(), "INT");

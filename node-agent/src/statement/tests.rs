@@ -155,6 +155,8 @@ fn whatever_is_wrong_with_it_a_statement_is_refused() {
             ),
             "{what}: {refused:?}"
         );
+        let told = refused.unwrap_err().to_string();
+        assert!(told.starts_with("MM-2023: "), "{told}");
     }
 }
 

@@ -23,5 +23,6 @@ mod harness;
 mod lifecycle;
 mod rotation;
 mod sds;
+mod told;
 mod workload_api;
 mod workload_endpoint;

@@ -7,8 +7,21 @@ use mintmark_proto::mintmark::raft::v1::{
 };
 use mintmark_proto::mintmark::state::v1::{AuthorityKind, Entry, Selector};
 
+use mintmark_identity::authority::AuthorityKey;
+use mintmark_identity::bundle::{Bundle, X509Anchor};
+use mintmark_identity::entropy::SeededEntropy;
+use mintmark_identity::svid::x509::self_signed_authority;
+use mintmark_identity::svid::x509::{CaSubject, Serial, VerifiedCsr, X509Authority};
+use mintmark_identity::trust_domain::TrustDomain;
+use mintmark_identity::validity::Validity;
+
 use super::*;
-use crate::api::fixture::Fixture;
+use crate::api::fixture::{Fixture, START};
+use crate::api::status::ApiError;
+use crate::code::{self, Code};
+use crate::issuance::IssueError;
+use crate::issuance::prepared::Issuing;
+use crate::issuance::subject::Resolved;
 
 const WEB: &str = "spiffe://example.org/web";
 
@@ -59,6 +72,11 @@ fn in_touch() -> Contact {
     }
 }
 
+/// The stable code that a caller is told.
+fn told(error: ReleaseError) -> Code {
+    ApiError::from(IssueError::from(error)).codes().0
+}
+
 fn rechecked(
     fixture: &Fixture,
     committed: &Committed<Asked>,
@@ -85,6 +103,7 @@ async fn without_word_from_the_quorum_for_a_second_nothing_is_signed() {
             matches!(refused, Err(ReleaseError::OutOfTouch(_))),
             "{refused:?}"
         );
+        assert_eq!(told(refused.unwrap_err()), code::STALE);
     }
 }
 
@@ -100,6 +119,7 @@ async fn an_acceptance_of_more_than_five_seconds_ago_is_not_signed() {
         matches!(refused, Err(ReleaseError::TooLate(_))),
         "{refused:?}"
     );
+    assert_eq!(told(refused.unwrap_err()), code::TOO_LATE);
 }
 
 #[tokio::test(start_paused = true)]
@@ -127,7 +147,10 @@ async fn a_server_whose_clock_is_not_known_to_be_good_does_not_sign() {
 
 fn denied(outcome: Result<(), ReleaseError>) -> &'static str {
     match outcome {
-        Err(ReleaseError::DeniedMeanwhile(why)) => why,
+        Err(error @ ReleaseError::DeniedMeanwhile(why)) => {
+            assert_eq!(told(error), code::DENIED_MEANWHILE);
+            why
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -262,5 +285,65 @@ async fn nothing_is_signed_for_an_entry_that_moved_or_gives_another_identity_sin
         };
         fixture.apply(Body::UpdateEntries(update)).await;
         assert_eq!(check().is_ok(), holds);
+    }
+}
+
+/// A certificate that was agreed on, and the bundle that verifies it.
+fn agreed(entropy: &SeededEntropy) -> (PreparedX509, BundleSet) {
+    let domain = TrustDomain::parse("example.org").unwrap();
+    let key = AuthorityKey::generate(false).unwrap();
+    let validity = Validity::issued_at(START, Duration::from_secs(86_400));
+    let serial = Serial::draw(entropy);
+    let certificate =
+        self_signed_authority(&domain, &key, serial, validity, &CaSubject::default()).unwrap();
+    let authority = X509Authority::parse(&certificate).unwrap();
+    let csr = rcgen::CertificateParams::default()
+        .serialize_request(&rcgen::KeyPair::generate().unwrap())
+        .unwrap();
+    let resolved = Resolved {
+        spiffe_id: SpiffeId::parse(WEB).unwrap(),
+        validity: Validity::issued_at(START, Duration::from_secs(3_600)),
+        dns_names: Vec::new(),
+        subject: intent::Subject::AdminMint(intent::AdminMint {}),
+        requesting_agent: String::new(),
+        include_jti: false,
+        hint: String::new(),
+    };
+    let issuing = Issuing {
+        authority_id: authority.id().to_owned(),
+        key: std::sync::Arc::new(key),
+    };
+    let csr = VerifiedCsr::verify(csr.der()).unwrap();
+    let serial = Serial::draw(entropy);
+    let prepared = PreparedX509::build(&resolved, &csr, issuing, &authority, serial).unwrap();
+    let mut bundle = Bundle::empty(domain);
+    bundle.x509.push(X509Anchor::parse(&certificate).unwrap());
+    (prepared, [bundle].into_iter().collect())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_the_server_itself_would_refuse_is_not_released() {
+    let entropy = SeededEntropy::new(3);
+    let accepted = |prepared| Committed::accepted(prepared, Instant::now());
+    let (prepared, bundles) = agreed(&entropy);
+    let signed = sign_x509(accepted(prepared), &bundles, START).unwrap();
+    assert_eq!(signed.spiffe_id.as_str(), WEB);
+
+    let (mut other_hash, bundles) = agreed(&entropy);
+    other_hash.intent.svid_hash = vec![7; 32];
+    let (mut other_name, of_name) = agreed(&entropy);
+    other_name.spiffe_id = SpiffeId::parse("spiffe://example.org/db").unwrap();
+    let (mut other_key, of_key) = agreed(&entropy);
+    other_key.public_key_spki = vec![7];
+    let (strange, _) = agreed(&entropy);
+    for (prepared, bundles, why) in [
+        (other_hash, bundles, "its hash is not the one agreed on"),
+        (other_name, of_name, "it names another identity"),
+        (other_key, of_key, "it holds another key"),
+        (strange, BundleSet::new(), ""),
+    ] {
+        let error = sign_x509(accepted(prepared), &bundles, START).unwrap_err();
+        assert!(error.to_string().contains(why), "{error}");
+        assert_eq!(told(error), code::SELF_CHECK);
     }
 }

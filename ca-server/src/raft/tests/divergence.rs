@@ -5,12 +5,19 @@ use std::time::Duration;
 use super::disk::Unsynced;
 use super::harness::{Cluster, PATIENCE, address, has};
 use super::state::Names;
+use crate::RunError;
 use crate::raft::{Consensus, Divergence, NodeId, ProposeError, RaftFault};
 
 async fn diverged(consensus: &Consensus<Names>) -> Divergence {
     let fault = tokio::time::timeout(PATIENCE, consensus.failed()).await;
     match fault {
-        Ok(RaftFault::Diverged(divergence)) => divergence,
+        Ok(RaftFault::Diverged(divergence)) => {
+            let fault = RaftFault::Diverged(divergence);
+            let error = RunError::Consensus(fault);
+            assert!(error.to_string().starts_with("MM-1012: "), "{error}");
+            assert_eq!(error.exit_code(), 65);
+            divergence
+        }
         other => panic!("{other:?}"),
     }
 }

@@ -170,7 +170,7 @@ pub fn write_json<T: Serialize>(disk: &dyn Disk, path: &Path, value: &T) -> Resu
 fn unreadable(path: &Path, cause: &dyn std::error::Error) -> Failure {
     Failure::new(
         "MM-3102",
-        Exit::Failure,
+        Exit::Usage,
         format!("cannot read {}", path.display()),
     )
     .because(cause)
