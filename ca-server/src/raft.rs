@@ -11,7 +11,9 @@ mod clocks;
 mod compare;
 mod config;
 mod consensus;
-mod convert;
+// Public for the fuzzer and its seeds alone.
+#[doc(hidden)]
+pub mod convert;
 mod log_store;
 mod machine;
 mod marks;

@@ -73,7 +73,7 @@ fn bytes_that_are_no_snapshot_are_refused() {
         broken(|s| s.version = 2),
         Err(SnapshotError::Version(2))
     ));
-    let impossible: [fn(&mut Snapshot); 9] = [
+    let impossible: [fn(&mut Snapshot); 11] = [
         |s| s.trust_domain = "NOT A DOMAIN".into(),
         |s| s.cluster_id.truncate(3),
         |s| s.settings = None,
@@ -83,6 +83,8 @@ fn bytes_that_are_no_snapshot_are_refused() {
         |s| s.live_serials[0].serial.clear(),
         |s| s.recent_roots[0].root.clear(),
         |s| s.recent_roots.swap(0, 1),
+        |s| s.recent_roots.last_mut().unwrap().size += 1,
+        |s| s.recent_roots.last_mut().unwrap().root[0] ^= 1,
     ];
     for change in impossible {
         assert!(matches!(broken(change), Err(SnapshotError::Record(_))));

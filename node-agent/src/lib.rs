@@ -32,6 +32,13 @@ mod verify;
 pub mod workload;
 pub mod workload_api;
 
+/// What takes bytes from a server, for the fuzzer and its seeds alone.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::statement::{StatementError, VerifiedStatement, verify as verify_statement};
+    pub use crate::sync::convert::{ConvertError, update};
+}
+
 pub use agent_svid::AgentError;
 pub use app::{Agent, RunError, RunningAgent, StartError, run, run_reloading};
 pub use config::Config;

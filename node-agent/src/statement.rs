@@ -82,7 +82,11 @@ pub async fn ask(
     verify(&response, &nonce, domain, pin, seen)
 }
 
-fn verify(
+/// Verifies the answer to a question that held `nonce`. Without a `pin`, the key that it shows is learned.
+///
+/// # Errors
+/// When it does not verify, or is older than `seen`.
+pub fn verify(
     response: &GetStatementResponse,
     nonce: &[u8],
     domain: &TrustDomain,

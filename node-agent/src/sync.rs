@@ -37,7 +37,7 @@ use crate::{
     trust::Trust,
 };
 
-mod convert;
+pub mod convert;
 
 /// Messages to the server that may wait; acknowledgements supersede each other.
 const OUTGOING: usize = 4;

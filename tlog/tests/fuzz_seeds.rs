@@ -4,50 +4,12 @@
 
 #[path = "../../fuzz/src/log.rs"]
 mod properties;
-
-use std::path::Path;
+#[path = "../../fuzz/src/seeds.rs"]
+mod seeds;
 
 use proptest::prelude::*;
-use proptest::sample::Index;
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "seeds are files of this repository"
-)]
-fn seeds(target: &str) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../fuzz/seeds")
-        .join(target);
-    let files = std::fs::read_dir(folder).unwrap();
-    let mut seeds: Vec<_> = files
-        .map(|file| std::fs::read(file.unwrap().path()).unwrap())
-        .collect();
-    seeds.sort();
-    assert!(!seeds.is_empty(), "no seeds for {target}");
-    seeds
-}
-
-/// A seed with a few bytes changed, removed, repeated or inserted.
-fn damaged(target: &str) -> impl Strategy<Value = Vec<u8>> + use<> {
-    let edit = (any::<Index>(), 0usize..16, 0u8..4, any::<u8>());
-    let edits = prop::collection::vec(edit, 0..4);
-    (prop::sample::select(seeds(target)), edits).prop_map(|(mut bytes, edits)| {
-        for (at, length, how, byte) in edits {
-            let at = at.index(bytes.len() + 1);
-            let to = (at + length).min(bytes.len());
-            match how {
-                0 if at < bytes.len() => bytes[at] = byte,
-                1 => drop(bytes.drain(at..to)),
-                2 => {
-                    let piece = bytes[at..to].to_vec();
-                    bytes.splice(at..at, piece);
-                }
-                _ => bytes.insert(at, byte),
-            }
-        }
-        bytes
-    })
-}
+use crate::seeds::{damaged, seeds};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]

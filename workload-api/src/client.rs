@@ -19,6 +19,13 @@ use crate::error::ClientError;
 pub mod jwt;
 pub mod x509;
 
+/// What an agent's answers become, for the fuzzer and its seeds alone.
+#[doc(hidden)]
+pub mod answers {
+    pub use super::jwt::{claims, jwt_bundles, token};
+    pub use super::x509::{update, x509_bundles};
+}
+
 /// How long connecting may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// How long the agent may take over a single answer. Streams have no such limit: an agent that has an

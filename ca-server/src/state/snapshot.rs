@@ -186,6 +186,17 @@ impl State {
                 _ => return Err(SnapshotError::Record("tree root")),
             }
         }
+        // Every command leaves the root behind that the tree then has; what is appended later must come
+        // after it.
+        let tree = (self.audit.frontier.size(), self.audit.frontier.root());
+        if self
+            .audit
+            .recent_roots
+            .back()
+            .is_some_and(|last| *last != tree)
+        {
+            return Err(SnapshotError::Record("tree root"));
+        }
         Ok(())
     }
 

@@ -97,7 +97,7 @@ impl Client {
             .ok_or_else(|| ClientError::malformed("claims", "is missing"))?;
         Ok(ValidatedJwt {
             spiffe_id,
-            claims: object(claims),
+            claims: self::claims(claims),
         })
     }
 
@@ -138,19 +138,28 @@ impl JwtBundlesStream {
     /// [`ClientError::Malformed`] for an answer to discard (the stream stays open), anything else when
     /// the stream ended.
     pub async fn next(&mut self) -> Result<BTreeMap<TrustDomain, Vec<u8>>, ClientError> {
-        let message = self.messages.message().await?.ok_or(ClientError::Closed)?;
-        if message.bundles.is_empty() {
-            return Err(ClientError::malformed("bundles", "is empty"));
-        }
-        message
-            .bundles
-            .into_iter()
-            .map(|(id, jwks)| Ok((trust_domain("bundles", &id)?, jwks)))
-            .collect()
+        jwt_bundles(self.messages.message().await?.ok_or(ClientError::Closed)?)
     }
 }
 
-fn token(svid: wire::Jwtsvid) -> Result<JwtToken, ClientError> {
+/// What a message of bundles says.
+#[doc(hidden)]
+pub fn jwt_bundles(
+    message: wire::JwtBundlesResponse,
+) -> Result<BTreeMap<TrustDomain, Vec<u8>>, ClientError> {
+    if message.bundles.is_empty() {
+        return Err(ClientError::malformed("bundles", "is empty"));
+    }
+    message
+        .bundles
+        .into_iter()
+        .map(|(id, jwks)| Ok((trust_domain("bundles", &id)?, jwks)))
+        .collect()
+}
+
+/// What an issued token says of itself.
+#[doc(hidden)]
+pub fn token(svid: wire::Jwtsvid) -> Result<JwtToken, ClientError> {
     let spiffe_id = svid
         .spiffe_id
         .parse()
@@ -173,7 +182,10 @@ fn token(svid: wire::Jwtsvid) -> Result<JwtToken, ClientError> {
     })
 }
 
-fn object(fields: Struct) -> serde_json::Map<String, serde_json::Value> {
+/// Claims as JSON.
+#[doc(hidden)]
+#[must_use]
+pub fn claims(fields: Struct) -> serde_json::Map<String, serde_json::Value> {
     fields
         .fields
         .into_iter()
@@ -196,6 +208,6 @@ fn json_value(value: Value) -> serde_json::Value {
         Some(Kind::NumberValue(n)) => json!(n),
         Some(Kind::StringValue(s)) => json!(s),
         Some(Kind::ListValue(list)) => list.values.into_iter().map(json_value).collect(),
-        Some(Kind::StructValue(fields)) => serde_json::Value::Object(object(fields)),
+        Some(Kind::StructValue(fields)) => serde_json::Value::Object(claims(fields)),
     }
 }

@@ -68,11 +68,7 @@ impl X509BundlesStream {
     /// # Errors
     /// As for [`X509Stream::next`].
     pub async fn next(&mut self) -> Result<BTreeMap<TrustDomain, X509Authorities>, ClientError> {
-        let message = self.messages.message().await?.ok_or(ClientError::Closed)?;
-        if message.bundles.is_empty() {
-            return Err(ClientError::malformed("bundles", "is empty"));
-        }
-        authorities("bundles", &message.bundles)
+        x509_bundles(&self.messages.message().await?.ok_or(ClientError::Closed)?)
     }
 }
 
@@ -112,7 +108,20 @@ impl Client {
     }
 }
 
-fn update(message: wire::X509svidResponse) -> Result<X509Update, ClientError> {
+/// What a message of bundles says.
+#[doc(hidden)]
+pub fn x509_bundles(
+    message: &wire::X509BundlesResponse,
+) -> Result<BTreeMap<TrustDomain, X509Authorities>, ClientError> {
+    if message.bundles.is_empty() {
+        return Err(ClientError::malformed("bundles", "is empty"));
+    }
+    authorities("bundles", &message.bundles)
+}
+
+/// What a message of SVIDs says.
+#[doc(hidden)]
+pub fn update(message: wire::X509svidResponse) -> Result<X509Update, ClientError> {
     if message.svids.is_empty() {
         return Err(ClientError::malformed("svids", "is empty"));
     }
