@@ -1,8 +1,8 @@
 //! The real binary, started as a person would start it.
 
 pub mod binary;
-pub mod cluster;
 pub mod broken_daemon;
+pub mod cluster;
 pub mod collector;
 pub mod crash;
 pub mod daemon;
