@@ -35,9 +35,12 @@ proptest! {
     }
 }
 
+/// What must hold for every input.
+type Property = fn(&[u8]);
+
 #[test]
 fn every_seed_keeps_its_property() {
-    let targets: [(&str, fn(&[u8])); 3] = [
+    let targets: [(&str, Property); 3] = [
         ("raft_command", properties::raft_command),
         ("state_snapshot", properties::state_snapshot),
         ("peer_message", properties::peer_message),
