@@ -25,7 +25,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use self::store::{Denied, Own, Store, StoreError};
+use self::{
+    store::{Denied, Own, Store, StoreError},
+    superseded::Superseded,
+};
 use crate::{
     attestation::NodeAttestor,
     cache::{
@@ -40,7 +43,7 @@ use crate::{
     peer_tls::OwnSvid,
     pinning::Pinning,
     server_client::{Servers, item_result},
-    status::{code_of, explain},
+    status::{NOT_ACTIVE, code_of, explain},
     sync::denial_of,
     trust::Trust,
     verify,
@@ -48,9 +51,8 @@ use crate::{
 
 mod resume;
 pub mod store;
+pub mod superseded;
 
-/// What a server says to an agent of which it has seen a newer SVID.
-const NOT_ACTIVE: &str = "MM-1106";
 /// Pause before an SVID that could not be kept is written again.
 const KEEP_RETRY: Duration = Duration::from_secs(5);
 
@@ -129,6 +131,8 @@ pub struct AgentSvid {
     pub cache: Cache,
     /// Rises with each new SVID; 0 while there is none that holds.
     pub identity: watch::Sender<u64>,
+    /// Whether servers say that another of its SVIDs is in use.
+    pub superseded: Superseded,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -220,7 +224,7 @@ impl AgentSvid {
             if let Some(denial) = denied {
                 return Err(self.denied(denial, own.as_ref()));
             }
-            let step = next_step(own.as_ref(), standing, now);
+            let step = self.sooner_if_superseded(next_step(own.as_ref(), standing, now), now);
             let wait = match step {
                 Step::Wait(at) => at.since(now),
                 step => match self.perform(step, own.as_ref(), &stop).await {
@@ -246,11 +250,28 @@ impl AgentSvid {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 changed = trust.changed() => if changed.is_err() { return Ok(()) },
+                () = self.superseded.changed() => {}
                 changed = states.wait_for(|state| news(state)) => {
                     if changed.is_err() { return Ok(()) }
                 }
                 () = stop.cancelled() => return Ok(()),
             }
+        }
+    }
+
+    /// An SVID that servers do not accept any more, because another of this agent is in use, is
+    /// replaced before it is due.
+    fn sooner_if_superseded(&mut self, step: Step, now: Timestamp) -> Step {
+        let Step::Wait(at) = step else {
+            self.superseded.forget();
+            return step;
+        };
+        let identity = *self.identity.borrow();
+        let draw = draw_u64(self.host.entropy.as_ref());
+        match self.superseded.replace_at(identity, now, draw) {
+            Some(sooner) if sooner <= now => Step::Renew,
+            Some(sooner) => Step::Wait(at.min(sooner)),
+            None => step,
         }
     }
 
@@ -500,8 +521,11 @@ fn denied_error(denial: Denial, agent_id: String) -> AgentError {
     }
 }
 
-/// Whether the server's refusal of evidence stands: the same evidence will not be accepted later.
+/// Whether the server's refusal of evidence stands: the same evidence will not be accepted later. It
+/// does not when another server was asked too and has just accepted it.
 fn is_final(status: &Status) -> bool {
+    let code = code_of(status);
+    let passes = |code: &str| code.starts_with("MM-13") || code == NOT_ACTIVE;
     matches!(
         status.code(),
         Code::InvalidArgument
@@ -510,5 +534,5 @@ fn is_final(status: &Status) -> bool {
             | Code::AlreadyExists
             | Code::FailedPrecondition
             | Code::Unauthenticated
-    ) && !matches!(code_of(status).as_deref(), Some(transient) if transient.starts_with("MM-13"))
+    ) && !code.as_deref().is_some_and(passes)
 }

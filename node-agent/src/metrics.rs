@@ -44,6 +44,8 @@ pub struct Metrics {
     pub updates_refused: Counter,
     /// Times the agent turned to another server.
     pub failovers: Counter,
+    /// Times a server was asked because another had not answered yet.
+    pub asked_too: Counter,
     /// Secrets that Envoy refused.
     pub sds_nacks: Counter,
 }
@@ -106,6 +108,11 @@ impl Metrics {
                 "failovers",
                 "Times the agent turned to another server",
                 &self.failovers,
+            ),
+            (
+                "asked_too",
+                "Times a server was asked because another had not answered yet",
+                &self.asked_too,
             ),
             ("sds_nacks", "Secrets that Envoy refused", &self.sds_nacks),
         ] {

@@ -16,6 +16,7 @@ use mintmark_runtime::{
     Host,
     disk::MODE_PUBLIC,
     grpc::{ChannelOptions, Target, channel},
+    network::Address,
 };
 use serde::{Deserialize, Serialize};
 use tonic::transport::Channel;
@@ -23,7 +24,7 @@ use tonic::transport::Channel;
 use crate::{
     agent_svid::Tls,
     code,
-    server_client::Servers,
+    server_client::{Failure, Servers},
     statement::{self, StatementError, VerifiedStatement},
     trust::Trust,
 };
@@ -101,32 +102,25 @@ impl Pinning {
                 "no pin of the trust-domain key is known",
             ));
         };
-        let mut last = StatementError::refused("no server is configured");
-        for address in servers.round() {
-            let tls = Some(Arc::clone(&self.anybody.0));
-            let target = Target::Tcp {
-                address: address.clone(),
-                tls,
-            };
-            let channel = channel(
-                Arc::clone(&self.host.network),
-                target,
-                ChannelOptions::default(),
-            );
-            match self.statement(channel, Some(pin), seen).await {
-                Ok(statement) => {
-                    tracing::info!(server = %address, "a statement of the trust-domain key gave the bundle");
-                    trust.replace(Arc::clone(&statement.bundle)).await;
-                    self.remember(&statement).await;
-                    return Ok(());
-                }
-                Err(error) => {
-                    tracing::warn!(server = %address, %error, "no statement");
-                    last = error;
-                }
-            }
-        }
-        Err(last)
+        let ask = |address| self.statement(self.unverified(address), Some(pin), seen);
+        // Whatever is wrong with one server's statement, another may give a good one.
+        let judge = |server: &Address, error: &StatementError| {
+            tracing::warn!(%server, %error, "no statement");
+            Failure::OfServer
+        };
+        let statement = servers.ask_any(ask, judge).await?;
+        tracing::info!("a statement of the trust-domain key gave the bundle");
+        trust.replace(Arc::clone(&statement.bundle)).await;
+        self.remember(&statement).await;
+        Ok(())
+    }
+
+    /// A connection to whoever is there; only a signed statement is taken from it.
+    fn unverified(&self, address: Address) -> Channel {
+        let tls = Some(Arc::clone(&self.anybody.0));
+        let target = Target::Tcp { address, tls };
+        let network = Arc::clone(&self.host.network);
+        channel(network, target, ChannelOptions::default())
     }
 
     /// Learns the pin over a connection that verified the server, unless one is known: then an

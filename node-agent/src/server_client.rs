@@ -1,93 +1,66 @@
 //! The servers, as one that does not go away while any of them answers.
 //!
-//! Responsible for: which server is asked, connections to it, turning to the next when it does
-//! not answer, and the seam [`Issuer`] over all that. Always holds: a call tries each server at
-//! most once, except that a server that denies the agent is believed only when no other serves
-//! it; connections are made anew after the agent's SVID changed. Not here: the push stream
+//! Responsible for: connections to servers, and calls on whichever of them answers. Always holds:
+//! a call goes to the server first that answered last, and its rules are those of `asking`; a server
+//! that denies the agent is believed only when no other serves it; connections are made anew after
+//! the agent's SVID changed, and to a server that did not answer. Not here: the push stream
 //! (`sync`), whom to trust (`peer_tls`).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use async_trait::async_trait;
-use mintmark_identity::{
-    clock::{Clock, Timestamp},
-    svid::jwt::{Audience, UnverifiedJwtSvid, verify_jwt_svid},
-};
-use mintmark_proto::mintmark::agent::v1::{
-    IssueJwtRequest, IssueX509Request, IssueX509Response, agent_client::AgentClient,
-    issue_x509_request, issue_x509_response,
-};
+use mintmark_identity::entropy::{Entropy, draw_u64};
+use mintmark_proto::mintmark::agent::v1::agent_client::AgentClient;
 use mintmark_runtime::{
+    Host,
     grpc::{ChannelOptions, Target, channel},
     network::{Address, Network},
     tls::ClientConfigSource,
 };
 use tonic::{Code, Status, transport::Channel};
 
-use crate::{
-    cache::{Cache, entries::Held},
-    issuer::{CsrItem, IssueError, IssuedChain, IssuedToken, Issuer},
-    metrics::Metrics,
-    status::explain,
-    sync::denial_of,
+pub use self::{
+    asking::Failure,
+    issuing::{RemoteIssuer, item_result},
 };
+use self::{
+    asking::{CALL_DEADLINE, Seen, first_answer},
+    order::Order,
+    patience::Patience,
+};
+use crate::{metrics::Metrics, status::explain, sync::denial_of};
+
+mod asking;
+mod issuing;
+mod order;
+mod patience;
 
 /// The largest answer: an update with every entry of a large agent.
 pub const RESPONSE_MAX: usize = 64 << 20;
-/// How long issuance may take; longer than an election.
-const ISSUE_DEADLINE: Duration = Duration::from_secs(20);
-/// How far clocks of server and agent may be apart before the agent mistrusts a token.
-const LEEWAY: Duration = Duration::from_secs(60);
+/// How often a server is probed while calls or the stream of updates are open, and how long it may
+/// take to answer: after twice that a connection that was cut is noticed.
+const PROBE: Duration = Duration::from_secs(3);
 
-/// Addresses of servers, and which of them is asked.
+/// What is known of servers.
 #[derive(Debug, Default)]
-struct Addresses {
-    /// From the configuration, in its order.
-    configured: Vec<Address>,
-    /// Learned from servers.
-    learned: Vec<Address>,
-    /// The one that is asked.
-    current: usize,
+struct Known {
+    order: Order,
+    patience: Patience,
     channels: BTreeMap<Address, Channel>,
     /// Rises whenever all connections are made anew.
     connections: u64,
-}
-
-impl Addresses {
-    fn all(&self) -> Vec<Address> {
-        let mut seen = BTreeSet::new();
-        let all = self.configured.iter().chain(&self.learned);
-        all.filter(|address| seen.insert((*address).clone()))
-            .cloned()
-            .collect()
-    }
-
-    /// All addresses, the current one first.
-    fn round(&self) -> Vec<Address> {
-        let mut all = self.all();
-        if let Some(turn) = self.current.checked_rem(all.len()) {
-            all.rotate_left(turn);
-        }
-        all
-    }
-
-    fn prefer(&mut self, address: &Address) {
-        if let Some(at) = self.all().iter().position(|one| one == address) {
-            self.current = at;
-        }
-    }
 }
 
 /// The servers. A clone is another handle of the same.
 #[derive(Clone)]
 pub struct Servers {
     network: Arc<dyn Network>,
+    entropy: Arc<dyn Entropy>,
     tls: ClientConfigSource,
-    addresses: Arc<Mutex<Addresses>>,
+    known: Arc<Mutex<Known>>,
     metrics: Arc<Metrics>,
 }
 
@@ -100,125 +73,104 @@ impl std::fmt::Debug for Servers {
 }
 
 impl Servers {
-    /// Servers at these addresses, reached with this TLS configuration. `turn` chooses the
-    /// first, so that agents spread over servers.
+    /// Servers at these addresses, reached with this TLS configuration. The first is drawn, so that
+    /// agents spread over servers.
     #[must_use]
     pub fn new(
-        network: Arc<dyn Network>,
+        host: &Host,
         tls: ClientConfigSource,
         configured: Vec<Address>,
-        turn: u64,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let count = u64::try_from(configured.len()).unwrap_or(1).max(1);
-        let current = usize::try_from(turn.checked_rem(count).unwrap_or(0)).unwrap_or(0);
-        let addresses = Addresses {
-            configured,
-            current,
-            ..Addresses::default()
+        let order = Order::new(configured, draw_u64(host.entropy.as_ref()));
+        let known = Known {
+            order,
+            ..Known::default()
         };
         Self {
-            network,
+            network: Arc::clone(&host.network),
+            entropy: Arc::clone(&host.entropy),
             tls,
-            addresses: Arc::new(Mutex::new(addresses)),
+            known: Arc::new(Mutex::new(known)),
             metrics,
         }
     }
 
-    fn with<R>(&self, look: impl FnOnce(&mut Addresses) -> R) -> R {
-        look(
-            &mut self
-                .addresses
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
+    fn with<R>(&self, look: impl FnOnce(&mut Known) -> R) -> R {
+        look(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes the order, and counts when another server has become the first.
+    fn reorder(&self, change: impl FnOnce(&mut Order)) {
+        let turned = self.with(|known| {
+            let before = known.order.all().first().cloned();
+            change(&mut known.order);
+            before.as_ref() != known.order.all().first()
+        });
+        if turned {
+            self.metrics.failovers.inc();
+        }
     }
 
     /// Every server, the one that is asked first in front.
     #[must_use]
     pub fn round(&self) -> Vec<Address> {
-        self.with(|addresses| addresses.round())
+        self.with(|known| known.order.all().to_vec())
     }
 
     /// The server that is asked first.
     #[must_use]
     pub fn current(&self) -> Option<Address> {
-        self.round().into_iter().next()
+        self.with(|known| known.order.all().first().cloned())
     }
 
     /// Asks this server first from now on.
     pub fn prefer(&self, address: &Address) {
-        if self.current().as_ref() != Some(address) {
-            self.metrics.failovers.inc();
-            self.with(|addresses| addresses.prefer(address));
-        }
+        self.reorder(|order| order.prefer(address));
     }
 
-    /// Turns to the next server, if there is another.
+    /// Asks this server last from now on.
     pub fn turn_from(&self, address: &Address) {
-        let round = self.round();
-        if round.first() == Some(address)
-            && let Some(next) = round.get(1)
-        {
-            self.prefer(next);
-        }
+        self.reorder(|order| order.put_last(address));
     }
 
     /// Takes the addresses from a changed configuration.
     pub fn configure(&self, configured: Vec<Address>) {
-        let before = self.current();
-        self.with(|addresses| {
-            addresses.configured = configured;
-            addresses.current = 0;
-            if let Some(before) = &before {
-                addresses.prefer(before);
-            }
-        });
+        self.reorder(|order| order.configure(configured));
     }
 
     /// Learns addresses from a server. What is no address is left out.
     pub fn learn(&self, servers: &[String]) {
-        let learned: Vec<Address> = servers
-            .iter()
-            .filter_map(|text| text.parse().ok())
-            .collect();
-        let before = self.current();
-        self.with(|addresses| {
-            if addresses.learned != learned {
-                addresses.learned = learned;
-                if let Some(before) = &before {
-                    addresses.prefer(before);
-                }
-            }
-        });
+        let learned = servers.iter().filter_map(|text| text.parse().ok());
+        self.with(|known| known.order.learn(learned.collect()));
     }
 
     /// Makes all further calls on new connections: the agent's SVID changed.
     pub fn reconnect(&self) {
-        self.with(|addresses| {
-            addresses.channels.clear();
-            addresses.connections = addresses.connections.saturating_add(1);
+        self.with(|known| {
+            known.channels.clear();
+            known.connections = known.connections.saturating_add(1);
         });
     }
 
     /// The connection to a server.
     #[must_use]
     pub fn channel(&self, address: &Address) -> Channel {
-        self.with(|addresses| {
+        self.with(|known| {
             let make = || {
                 let target = Target::Tcp {
                     address: address.clone(),
                     tls: Some(Arc::clone(&self.tls)),
                 };
                 let options = ChannelOptions {
-                    deadline: ISSUE_DEADLINE,
-                    keep_alive_interval: Duration::from_secs(5),
-                    keep_alive_timeout: Duration::from_secs(5),
+                    deadline: CALL_DEADLINE,
+                    keep_alive_interval: PROBE,
+                    keep_alive_timeout: PROBE,
                     ..ChannelOptions::default()
                 };
                 channel(Arc::clone(&self.network), target, options)
             };
-            addresses
+            known
                 .channels
                 .entry(address.clone())
                 .or_insert_with(make)
@@ -232,7 +184,8 @@ impl Servers {
         AgentClient::new(self.channel(address)).max_decoding_message_size(RESPONSE_MAX)
     }
 
-    /// Makes a call on the current server, and on each other one while they do not answer.
+    /// Makes a call on whichever server answers. It may be made on several: what it asks for must be
+    /// such that a repetition does no harm.
     ///
     /// # Errors
     /// The first answer that another server would give too, else the last failure.
@@ -240,35 +193,79 @@ impl Servers {
     where
         F: Future<Output = Result<T, Status>>,
     {
-        let mut last = Status::unavailable("no server is configured");
-        let mut denied = None;
-        for address in self.round() {
-            let connections = self.with(|addresses| addresses.connections);
-            let mut answer = call(address.clone()).await;
-            let renewed = || self.with(|addresses| addresses.connections) != connections;
-            if answer.as_ref().is_err_and(is_about_identity) && renewed() {
-                // The agent's SVID was renewed while the call was on a connection of the last.
-                answer = call(address.clone()).await;
+        let ask = |address| self.once_more_if_renewed(&call, address);
+        self.ask_any(ask, judge).await
+    }
+
+    /// The same with other errors, of which `judge` says what they tell.
+    ///
+    /// # Errors
+    /// As [`Servers::call`].
+    pub async fn ask_any<T, E, F>(
+        &self,
+        ask: impl Fn(Address) -> F,
+        judge: impl Fn(&Address, &E) -> Failure,
+    ) -> Result<T, E>
+    where
+        F: Future<Output = Result<T, E>>,
+        E: From<Status>,
+    {
+        let patience = self.with(|known| known.patience);
+        let waits = patience.waits(Arc::clone(&self.entropy));
+        let see = |server: &Address, seen| self.see(server, seen);
+        first_answer(self.round(), waits, ask, judge, see).await
+    }
+
+    async fn once_more_if_renewed<T, F>(
+        &self,
+        call: impl Fn(Address) -> F,
+        address: Address,
+    ) -> Result<T, Status>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let connections = || self.with(|known| known.connections);
+        let before = connections();
+        let answer = call(address.clone()).await;
+        if answer.as_ref().is_err_and(is_about_identity) && connections() != before {
+            // The agent's SVID was renewed while the call was on a connection of the last.
+            return call(address).await;
+        }
+        answer
+    }
+
+    fn see(&self, server: &Address, seen: Seen) {
+        match seen {
+            Seen::AskedToo => {
+                tracing::debug!(%server, "asking it too: another is silent");
+                self.metrics.asked_too.inc();
             }
-            match answer {
-                Ok(answer) => {
-                    self.prefer(&address);
-                    return Ok(answer);
-                }
-                Err(status) if another_may_answer(&status) => {
-                    let reason = explain(&status);
-                    tracing::debug!(server = %address, reason, "trying the next server");
-                    last = status;
-                }
-                Err(status) if denial_of(&status).is_some() => {
-                    let reason = explain(&status);
-                    tracing::warn!(server = %address, reason, "denied: asking the next server");
-                    denied = Some(status);
-                }
-                Err(status) => return Err(status),
+            Seen::Answered(took) => {
+                self.with(|known| known.patience.note(took));
+                self.prefer(server);
+            }
+            Seen::Failed => self.turn_from(server),
+            Seen::Silent => {
+                tracing::debug!(%server, "did not answer in time");
+                self.turn_from(server);
+                // Nobody waits for what became of its connection.
+                self.with(|known| known.channels.remove(server));
             }
         }
-        Err(denied.unwrap_or(last))
+    }
+}
+
+/// What a failed call tells.
+fn judge(server: &Address, status: &Status) -> Failure {
+    let reason = || explain(status);
+    if another_may_answer(status) {
+        tracing::debug!(%server, reason = reason(), "trying the next server");
+        Failure::OfServer
+    } else if denial_of(status).is_some() {
+        tracing::warn!(%server, reason = reason(), "denied: asking the next server");
+        Failure::Denial
+    } else {
+        Failure::OfRequest
     }
 }
 
@@ -288,101 +285,5 @@ fn is_about_identity(status: &Status) -> bool {
     )
 }
 
-/// Issues through the servers.
-#[derive(Clone, Debug)]
-pub struct RemoteIssuer {
-    /// The servers.
-    pub servers: Servers,
-    /// The bundles that tokens are verified with.
-    pub cache: Cache,
-    /// The time.
-    pub clock: Arc<dyn Clock>,
-}
-
-#[async_trait]
-impl Issuer for RemoteIssuer {
-    async fn issue_x509(
-        &self,
-        items: Vec<CsrItem>,
-    ) -> Result<Vec<Result<IssuedChain, IssueError>>, IssueError> {
-        let items = items.into_iter().map(|item| issue_x509_request::Item {
-            entry_id: item.entry_id.to_string(),
-            entry_revision: item.entry_revision,
-            csr: item.csr,
-        });
-        let request = IssueX509Request {
-            items: items.collect(),
-            agent_csr: Vec::new(),
-        };
-        let response = self.issue(&request).await?;
-        Ok(response.items.into_iter().map(item_result).collect())
-    }
-
-    async fn issue_jwt(&self, held: &Held, audience: &Audience) -> Result<IssuedToken, IssueError> {
-        let request = IssueJwtRequest {
-            entry_id: held.entry.id.to_string(),
-            entry_revision: held.entry.revision,
-            audience: audience.values().to_vec(),
-        };
-        let response = self.servers.call(|address| {
-            let (mut client, request) = (self.servers.agent_client(&address), request.clone());
-            async move { client.issue_jwt(request).await }
-        });
-        let response = response.await?.into_inner();
-        let issued_at = Timestamp::from_unix_millis(response.issued_at_ms);
-        self.check(response.token, held, audience, issued_at)
-    }
-}
-
-impl RemoteIssuer {
-    async fn issue(&self, request: &IssueX509Request) -> Result<IssueX509Response, Status> {
-        let response = self.servers.call(|address| {
-            let (mut client, request) = (self.servers.agent_client(&address), request.clone());
-            async move { client.issue_x509(request).await }
-        });
-        Ok(response.await?.into_inner())
-    }
-
-    /// A token is handed on only if its verifiers will accept it and it says what was asked.
-    fn check(
-        &self,
-        token: String,
-        held: &Held,
-        audience: &Audience,
-        issued_at: Timestamp,
-    ) -> Result<IssuedToken, IssueError> {
-        let bad = |what: &str| IssueError::misbehaved(&format!("the token issued {what}"));
-        let now = self.clock.now();
-        let bundles = &self.cache.current().bundles;
-        let verified = verify_jwt_svid(&token, audience, bundles, now, LEEWAY)
-            .map_err(|error| bad(&format!("does not verify: {error}")))?;
-        let content = UnverifiedJwtSvid::parse(&token).map_err(|_| bad("is malformed"))?;
-        if verified.spiffe_id != held.entry.spiffe_id {
-            return Err(bad("is for another identity"));
-        }
-        if content.audience != audience.values() {
-            return Err(bad("is for another audience"));
-        }
-        Ok(IssuedToken {
-            token,
-            authority_id: content.kid,
-            issued_at,
-            expires_at: verified.expires_at,
-        })
-    }
-}
-
-/// An item's answer as a result.
-///
-/// # Errors
-/// What the server said about the item.
-pub fn item_result(item: issue_x509_response::Item) -> Result<IssuedChain, IssueError> {
-    match (item.code, item.svid) {
-        (0, Some(svid)) => Ok(IssuedChain { chain: svid.chain }),
-        (0, None) => Err(IssueError::misbehaved("an issued item holds no SVID")),
-        (code, _) => Err(IssueError {
-            code: Code::from_i32(code),
-            message: item.message,
-        }),
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,8 @@ use tonic::{Code, Status};
 
 use crate::code;
 
+/// What a server says to an agent of which it has seen a newer SVID.
+pub const NOT_ACTIVE: &str = "MM-1106";
 /// Domain of our error details.
 const DOMAIN: &str = "mintmark";
 

@@ -32,8 +32,8 @@ use crate::{
     code,
     metrics::Metrics,
     pinning::Pinning,
-    server_client::Servers,
-    status::{code_of, explain},
+    server_client::{Failure, Servers},
+    status::{NOT_ACTIVE, code_of, explain},
     trust::Trust,
 };
 
@@ -69,6 +69,8 @@ pub struct UpdateStream {
     pub kept: watch::Receiver<Option<Kept>>,
     /// Up to which bundle a restart would verify servers with the same.
     pub trusted: watch::Receiver<u64>,
+    /// Which identity servers do not accept, because another of this agent is in use.
+    pub superseded: watch::Sender<u64>,
     /// Whom the agent believes.
     pub trust: Trust,
     /// How it gets a bundle when no server can be verified with the one it has.
@@ -190,31 +192,21 @@ impl UpdateStream {
             }
             () = stop.cancelled() => return None,
         }
-        self.identity.mark_unchanged();
-        let mut last = Status::unavailable("no server is configured");
-        let mut denied = None;
-        for address in self.servers.round() {
-            tokio::select! {
-                opened = self.open(address.clone()) => match opened {
-                    Ok(session) => {
-                        self.servers.prefer(&address);
-                        return Some(Ok(session));
-                    }
-                    Err(status) => {
-                        let reason = explain(&status);
-                        tracing::debug!(server = %address, reason, "no stream of updates");
-                        // One server's word is not enough while another serves this agent.
-                        if denial_of(&status).is_some() {
-                            denied = Some(status);
-                        } else {
-                            last = status;
-                        }
-                    }
-                },
-                () = stop.cancelled() => return None,
-            }
+        let identity = *self.identity.borrow_and_update();
+        let this = &*self;
+        let opening = this.servers.ask_any(|server| this.open(server), judge);
+        let opened = tokio::select! {
+            opened = opening => opened,
+            () = stop.cancelled() => return None,
+        };
+        if let Err(status) = &opened
+            && code_of(status).as_deref() == Some(NOT_ACTIVE)
+        {
+            // Told once, so that what follows has its pauses.
+            self.superseded
+                .send_if_modified(|told| std::mem::replace(told, identity) != identity);
         }
-        Some(Err(denied.unwrap_or(last)))
+        Some(opened)
     }
 
     async fn open(&self, address: Address) -> Result<Session, Status> {
@@ -446,6 +438,20 @@ fn to_wire(position: Position) -> pb::Position {
     pb::Position {
         epoch: position.epoch,
         index: position.index,
+    }
+}
+
+/// What a server tells that opens no stream. That another SVID of this agent is in use it has made
+/// sure of.
+fn judge(server: &Address, status: &Status) -> Failure {
+    let reason = explain(status);
+    tracing::debug!(%server, reason, "no stream of updates");
+    if denial_of(status).is_some() {
+        Failure::Denial
+    } else if code_of(status).as_deref() == Some(NOT_ACTIVE) {
+        Failure::OfRequest
+    } else {
+        Failure::OfServer
     }
 }
 

@@ -24,7 +24,7 @@ use super::{AgentError, AgentSvid, Failure, same_agent, store::Own};
 use crate::{
     code,
     csr::NewKey,
-    status::{code_of, explain},
+    status::{NOT_ACTIVE, code_of, explain},
     sync::denial_of,
 };
 
@@ -135,14 +135,16 @@ fn prove(
 }
 
 /// Whether the server says that this key is not, or no longer, the agent's. A nonce that it
-/// does not take is a lost connection, not a refusal.
+/// does not take is a lost connection, not a refusal; nor is it one that another server, which was
+/// asked too, has just resumed the agent.
 fn is_refusal(status: &Status) -> bool {
-    let nonce = code_of(status).as_deref() == Some("MM-1210");
+    let code = code_of(status);
+    let passes = matches!(code.as_deref(), Some("MM-1210" | NOT_ACTIVE));
     let codes = [
         Code::PermissionDenied,
         Code::Unauthenticated,
         Code::NotFound,
         Code::InvalidArgument,
     ];
-    codes.contains(&status.code()) && !nonce
+    codes.contains(&status.code()) && !passes
 }

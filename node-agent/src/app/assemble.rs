@@ -18,7 +18,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::{StartError, open::Opened};
 use crate::{
-    agent_svid::{AgentError, AgentSvid, Tls},
+    agent_svid::{AgentError, AgentSvid, Tls, superseded::Superseded},
     cache::{Cache, tokens::Tokens},
     config::Config,
     issuer::Issuer,
@@ -70,10 +70,9 @@ impl Core {
         let clock = Arc::clone(&host.clock);
         let tls = peer_tls::towards_servers(clock, own.clone(), bundles, &config.trust_domain)?;
         let servers = Servers::new(
-            Arc::clone(&host.network),
+            host,
             Arc::clone(&tls),
             config.server_addresses.clone(),
-            draw_u64(host.entropy.as_ref()),
             Arc::clone(&metrics),
         );
         servers.learn(&opened.state.defaults.servers);
@@ -131,6 +130,7 @@ impl Core {
         self.own.set(holds.map(|own| Arc::clone(&own.svid)));
         let identity = watch::Sender::new(u64::from(holds.is_some()));
         let reached = Wake::new();
+        let (superseded, heard_superseded) = watch::channel(0);
         let updates = UpdateStream {
             host: host.clone(),
             trust_domain: config.trust_domain.clone(),
@@ -139,6 +139,7 @@ impl Core {
             identity: identity.subscribe(),
             kept: keeper.kept(),
             trusted: trust.kept(),
+            superseded,
             trust: trust.clone(),
             pinning: pinning.clone(),
             reached: reached.clone(),
@@ -159,6 +160,7 @@ impl Core {
             tls: self.tls.clone(),
             cache: self.cache.clone(),
             identity,
+            superseded: Superseded::new(heard_superseded),
             metrics: Arc::clone(&self.metrics),
         };
         let (failed, failure) = oneshot::channel();

@@ -10,6 +10,7 @@ use mintmark_proto::mintmark::{
         explain_request::Target,
     },
 };
+use mintmark_runtime::{Host, network::Address};
 use node_agent::{Agent, RunError, config::Evidence};
 use tonic::Code;
 
@@ -399,6 +400,7 @@ async fn when_a_server_dies_another_one_carries_on_from_there() {
     bed.world.put_entry(entry("a", "/a"));
     let agent = bed.start().await;
     wait_state(&agent, |state| state.svids.len() == 1).await;
+    let begun = bed.world.with(|inner| inner.resumed_from.len());
     // Whichever it is connected to: one after the other goes away and comes back.
     bed.stop_server().await;
     bed.world.put_entry(entry("b", "/b"));
@@ -407,12 +409,44 @@ async fn when_a_server_dies_another_one_carries_on_from_there() {
     second.stop().await;
     bed.world.put_entry(entry("c", "/c"));
     wait_state(&agent, |state| state.svids.len() == 3).await;
-    let resumed = bed.world.with(|inner| inner.resumed_from.clone());
-    assert_eq!(
-        resumed.iter().filter(|from| from.is_none()).count(),
-        1,
-        "only the first was whole"
-    );
+    let streams = bed.world.with(|inner| inner.resumed_from.clone());
+    let (whole, resumed) = streams.split_at(begun);
+    assert!(whole.contains(&None) && !resumed.is_empty());
+    assert!(resumed.iter().all(Option::is_some), "{streams:?}");
+}
+
+/// A server that takes connections and says nothing.
+async fn silent_server() -> (Address, tokio::task::JoinHandle<()>) {
+    let network = Host::os().network;
+    let any = "127.0.0.1:0".parse().unwrap();
+    let mut listener = network.listen(&any).await.unwrap();
+    let address = listener.local_address().parse().unwrap();
+    let open = tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok(connection) = listener.accept().await {
+            open.push(connection);
+        }
+    });
+    (address, open)
+}
+
+#[tokio::test]
+async fn servers_that_say_nothing_hold_nobody_up() {
+    let mut bed = Bed::new().await;
+    bed.world.put_entry(entry("a", "/a"));
+    let mut silent = Vec::new();
+    for _ in 0..2 {
+        let (address, task) = silent_server().await;
+        bed.config.server_addresses.push(address);
+        silent.push(task);
+    }
+    // Which is asked first is drawn; the agent attests, opens its stream and has an SVID issued.
+    let agent = bed.start().await;
+    wait_state(&agent, |state| state.svids.len() == 1).await;
+    assert!(silent.iter().all(|task| !task.is_finished()));
+    for task in silent {
+        task.abort();
+    }
 }
 
 #[tokio::test]
@@ -842,6 +876,25 @@ async fn an_agent_of_which_a_newer_svid_was_seen_resumes_at_once() {
     bed.world.set_denies(Some("MM-1106"));
     bed.clock.advance(NEARLY_DUE);
     bed.world.republish_bundle();
+    let resumed = async {
+        while bed.world.with(|inner| inner.agents[&id].len()) < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(resumed).await;
+    bed.world.set_denies(None);
+    bed.world.put_entry(entry("a", "/a"));
+    wait_state(&agent, |state| state.svids.len() == 1).await;
+}
+
+#[tokio::test]
+async fn an_svid_that_servers_do_not_accept_any_more_is_replaced_before_it_is_due() {
+    let mut bed = Bed::new().await;
+    let agent = bed.start().await;
+    let id = agent.agent_id().unwrap().to_string();
+    bed.world.set_denies(Some("MM-1106"));
+    bed.stop_server().await;
+    bed.restart_server().await;
     let resumed = async {
         while bed.world.with(|inner| inner.agents[&id].len()) < 2 {
             tokio::task::yield_now().await;
