@@ -30,8 +30,9 @@ use crate::view::{Views, is_leader};
 pub const TICK: Duration = Duration::from_millis(5);
 /// How long the set-up may take.
 const SETUP_LIMIT: Duration = Duration::from_secs(120);
-/// How long everything runs on after it healed.
-const AFTERGLOW: Duration = Duration::from_secs(3);
+/// How long everything runs on after it healed: longer than a server mistrusts its clock that was wrong,
+/// for until then it refuses what an operator asks of it.
+const AFTERGLOW: Duration = Duration::from_secs(5);
 /// How long a process that ended by itself stays down.
 pub const SUPERVISOR_PAUSE: Duration = Duration::from_secs(1);
 
