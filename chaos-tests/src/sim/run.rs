@@ -215,7 +215,8 @@ impl<'p> Simulation<'p> {
     fn restart_ended(&mut self, at: Duration) -> Result<(), Violation> {
         let ended = std::mem::take(&mut self.world.lock().ended);
         for (name, reason) in ended {
-            self.world.note(&name, &without_chance(&reason));
+            let seen = without_chance(&reason, self.faults.is_rotten(&name));
+            self.world.note(&name, &seen);
             let is_banned = self.world.lock().banned.contains(&name);
             // Whoever asks to join asks again when nobody could be reached.
             let is_joining = spare_names(&self.plan.shape).contains(&name)
@@ -557,9 +558,14 @@ impl<'p> Simulation<'p> {
     }
 }
 
-/// A reason without what cryptography draws by chance.
-fn without_chance(reason: &str) -> String {
-    reason.chars().take(80).collect()
+/// A reason without what cryptography draws by chance: of flipped bits only the error's code is sure, for what they
+/// make of a file depends on the random bytes around them.
+fn without_chance(reason: &str, is_rotten: bool) -> String {
+    let length = match reason.find("MM-") {
+        Some(code) if is_rotten => code + "MM-0000".len(),
+        _ => 80,
+    };
+    reason.chars().take(length).collect()
 }
 
 /// Whether anybody leads, for faults that aim at the leader.
