@@ -1,7 +1,7 @@
 //! The network of a simulated machine.
 //!
-//! Always: TCP goes through the simulator, which delays, drops and cuts; Unix sockets stay on the
-//! machine and carry made-up processes.
+//! Always: TCP goes through the simulator, which delays, drops and cuts; what is written between two
+//! flushes is one segment; Unix sockets stay on the machine and carry made-up processes.
 //!
 //! Not here: faults; the simulation sets them on the links.
 
@@ -12,6 +12,14 @@ use std::path::Path;
 use async_trait::async_trait;
 use mintmark_runtime::network::{Address, BoxStream, Listener, Network, Peer, UnixMode};
 use mintmark_runtime::testing::MemoryNetwork;
+use tokio::io::BufWriter;
+use turmoil::net::TcpStream;
+
+/// What a connection gathers before it is flushed. Signatures are some bytes longer or shorter by
+/// chance, and HTTP/2 makes two writes of what is above a limit and one of what is below: if each
+/// write were a segment of its own, with a delay drawn from the seed, one seed would have several
+/// histories.
+const GATHERED_MAX: usize = 64 * 1024;
 
 /// How one machine reaches the others, and its own sockets.
 #[derive(Debug, Clone)]
@@ -34,7 +42,7 @@ impl SimNetwork {
 impl Network for SimNetwork {
     async fn connect(&self, address: &Address) -> io::Result<BoxStream> {
         let host = (address.host(), address.port());
-        Ok(Box::new(turmoil::net::TcpStream::connect(host).await?))
+        Ok(gathering(TcpStream::connect(host).await?))
     }
 
     async fn listen(&self, address: &Address) -> io::Result<Box<dyn Listener>> {
@@ -55,6 +63,10 @@ impl Network for SimNetwork {
     }
 }
 
+fn gathering(stream: TcpStream) -> BoxStream {
+    Box::new(BufWriter::with_capacity(GATHERED_MAX, stream))
+}
+
 struct SimListener {
     address: String,
     bound: turmoil::net::TcpListener,
@@ -64,7 +76,7 @@ struct SimListener {
 impl Listener for SimListener {
     async fn accept(&mut self) -> io::Result<(BoxStream, Peer)> {
         let (stream, from): (_, SocketAddr) = self.bound.accept().await?;
-        Ok((Box::new(stream), Peer::Tcp(from)))
+        Ok((gathering(stream), Peer::Tcp(from)))
     }
 
     fn local_address(&self) -> String {
