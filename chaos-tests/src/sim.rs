@@ -11,6 +11,7 @@ pub mod agent;
 pub mod clock;
 pub mod disk;
 pub mod faults;
+pub mod instant;
 pub mod machine;
 pub mod network;
 pub mod operator;

@@ -70,6 +70,7 @@ impl Proc for SimProc {
 
 /// One life of an agent.
 pub async fn live(world: World, name: String, shape: Shape) -> turmoil::Result {
+    world.begins(&name);
     let (token, pin) = world
         .wait_for(|inner| {
             let token = inner.agent_tokens.get(&name)?.clone();

@@ -16,6 +16,7 @@ use rand::rngs::SmallRng;
 
 use super::agent::RACER;
 use super::faults::Faults;
+use super::instant::SimulatedInstants;
 use super::machine::Machine;
 use super::operator::{KEYED, Order};
 use super::plan::{Deed, Plan, Shape};
@@ -83,6 +84,8 @@ struct Simulation<'p> {
     entries_made: u64,
     /// Whether the spare server was asked to join.
     grown: bool,
+    /// The last that is dropped.
+    instants: SimulatedInstants,
 }
 
 /// Names of the servers' machines.
@@ -108,6 +111,7 @@ fn agent_names(shape: &Shape) -> Vec<String> {
 
 impl<'p> Simulation<'p> {
     fn new(plan: &'p Plan) -> Self {
+        let instants = SimulatedInstants::begin();
         let shape = &plan.shape;
         let world = World::new();
         let mut sim = turmoil::Builder::new()
@@ -152,6 +156,7 @@ impl<'p> Simulation<'p> {
             endings: BTreeMap::new(),
             entries_made: 0,
             grown: false,
+            instants,
         }
     }
 
@@ -193,6 +198,8 @@ impl<'p> Simulation<'p> {
         let stepped = self.sim.step();
         let at = self.sim.elapsed();
         self.world.time.reached(at);
+        self.instants.reached(at);
+        self.world.log_polls();
         if let Err(error) = stepped {
             return Err(Violation::new("no process fails", at, error.to_string()));
         }

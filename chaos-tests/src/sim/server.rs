@@ -26,6 +26,7 @@ pub const SINK: &str = "/audit.jsonl";
 
 /// One life of a server.
 pub async fn live(world: World, name: String, shape: Shape) -> turmoil::Result {
+    world.begins(&name);
     let machine = world.machine(&name);
     let join = if name == FOUNDER {
         None

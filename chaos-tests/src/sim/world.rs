@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use ca_server::api::Services;
 use node_agent::cache::state::State as AgentState;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::clock::SimTime;
@@ -35,6 +36,8 @@ pub struct Inner {
     pub servers: BTreeMap<String, Services>,
     /// Agents that run, by machine: what they serve from.
     pub agents: BTreeMap<String, watch::Receiver<Arc<AgentState>>>,
+    /// What the latest process of each machine runs on.
+    pub runtimes: BTreeMap<String, Handle>,
     /// Tokens of agents, by machine, once they are made.
     pub agent_tokens: BTreeMap<String, String>,
     /// SPIFFE IDs of agents, by machine, once their token is made.
@@ -62,6 +65,7 @@ impl World {
                 machines: BTreeMap::new(),
                 servers: BTreeMap::new(),
                 agents: BTreeMap::new(),
+                runtimes: BTreeMap::new(),
                 agent_tokens: BTreeMap::new(),
                 agent_ids: BTreeMap::new(),
                 banned: BTreeSet::new(),
@@ -83,6 +87,25 @@ impl World {
     pub fn note(&self, who: &str, what: &str) {
         let at = self.time.elapsed();
         self.lock().trace.add(at, who, what);
+    }
+
+    /// A process begins on a machine.
+    pub fn begins(&self, name: &str) {
+        let runtimes = &mut self.lock().runtimes;
+        runtimes.insert(name.to_owned(), Handle::current());
+    }
+
+    /// Logs how often each process was polled. Two runs of one seed part where these numbers do, long before
+    /// it shows in what happens.
+    pub fn log_polls(&self) {
+        if !tracing::enabled!(target: "polls", tracing::Level::TRACE) {
+            return;
+        }
+        for (name, runtime) in &self.lock().runtimes {
+            let metrics = runtime.metrics();
+            let (polls, spawned) = (metrics.worker_poll_count(0), metrics.spawned_tasks_count());
+            tracing::trace!(target: "polls", name, polls, spawned);
+        }
     }
 
     /// A machine.
