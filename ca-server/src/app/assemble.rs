@@ -11,7 +11,6 @@ use mintmark_runtime::drain::{DrainWatch, drain};
 use mintmark_runtime::host::Host;
 use mintmark_runtime::readiness::Readiness;
 use mintmark_runtime::task::Tasks;
-use mintmark_runtime::task::periodic::Wake;
 use tokio::sync::mpsc;
 use tonic_health::server::HealthReporter;
 
@@ -132,7 +131,7 @@ fn assemble(
     );
     let rotation = Rotation::start(host.clone(), consensus.clone(), Arc::clone(&keyring), tasks);
     checkpoint::start(host, consensus.clone(), Arc::clone(&keyring), tasks);
-    let reconcile = reconcile::run(consensus.clone(), Wake::new(), tasks.token());
+    let reconcile = reconcile::run(consensus.clone(), tasks.token());
     tasks.spawn("membership", reconcile);
     Arc::new(Shared {
         issuer,

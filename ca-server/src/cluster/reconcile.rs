@@ -8,14 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mintmark_runtime::failpoint;
-use mintmark_runtime::task::periodic::{Periodic, Wake};
 use tokio_util::sync::CancellationToken;
 
 use crate::Consensus;
 use crate::raft::Role;
 
-/// How often the job looks when nothing wakes it.
+/// How often the job looks when nothing changes.
 const PERIOD: Duration = Duration::from_secs(1);
+/// Between a change and the next look: under load something changes all the time.
+const CHANGE_PAUSE: Duration = Duration::from_millis(50);
 /// Voters beyond this number only slow the log down.
 pub const VOTERS_MAX: usize = 5;
 
@@ -71,47 +72,69 @@ pub fn next_step(wanted: &BTreeMap<u64, String>, present: &Present) -> Option<St
 }
 
 /// Runs until it is stopped.
-pub async fn run(consensus: Consensus, wake: Wake, stop: CancellationToken) {
-    let mut schedule = Periodic::new(PERIOD, wake, stop);
-    while schedule.next().await {
-        let status = consensus.status().borrow().clone();
-        if status.role != Role::Leader || status.joint {
-            continue;
-        }
-        let wanted = consensus.read(|state| {
-            // A server whose certificate is not recorded yet could not speak to anybody.
-            let ready = state
-                .servers()
-                .filter(|server| !server.peer_certificate.is_empty());
-            ready
-                .map(|server| (server.node_id, server.peer_address.clone()))
-                .collect()
-        });
-        let present = Present {
-            members: status.members,
-            voters: status.voters,
-        };
-        let Some(step) = next_step(&wanted, &present) else {
-            continue;
-        };
-        let outcome = match &step {
-            Step::Add(node, address) | Step::Readdress(node, address) => {
-                consensus.add_learner(*node, address).await
+pub async fn run(consensus: Consensus, stop: CancellationToken) {
+    let (mut status, mut applied) = (consensus.status(), consensus.applied());
+    loop {
+        take_step(&consensus).await;
+        let changed = async {
+            let seen = tokio::select! {
+                seen = status.changed() => seen,
+                seen = applied.changed() => seen,
+            };
+            match seen {
+                Ok(()) => tokio::time::sleep(CHANGE_PAUSE).await,
+                // Nothing changes any more.
+                Err(_) => std::future::pending().await,
             }
-            Step::Promote(node) => consensus.promote(*node).await,
-            Step::Remove(node) => consensus.remove(*node).await,
         };
-        match outcome {
-            Ok(()) => {
-                match step {
-                    Step::Add(..) => failpoint::reach(failpoint::Step::LearnerAdded),
-                    Step::Promote(_) => failpoint::reach(failpoint::Step::LearnerPromoted),
-                    Step::Remove(_) | Step::Readdress(..) => {}
-                }
-                tracing::info!(?step, "membership changed");
-            }
-            Err(error) => tracing::debug!(?step, %error, "membership not changed yet"),
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = changed => {}
+            () = tokio::time::sleep(PERIOD) => {}
         }
+    }
+}
+
+/// Takes the step that is due, if this server leads.
+async fn take_step(consensus: &Consensus) {
+    let status = consensus.status().borrow().clone();
+    if status.role != Role::Leader || status.joint {
+        return;
+    }
+    let wanted = consensus.read(|state| {
+        // A server whose certificate is not recorded yet could not speak to anybody.
+        let ready = state
+            .servers()
+            .filter(|server| !server.peer_certificate.is_empty());
+        ready
+            .map(|server| (server.node_id, server.peer_address.clone()))
+            .collect()
+    });
+    let present = Present {
+        members: status.members,
+        voters: status.voters,
+    };
+    let Some(step) = next_step(&wanted, &present) else {
+        return;
+    };
+    let outcome = match &step {
+        Step::Add(node, address) | Step::Readdress(node, address) => {
+            consensus.add_learner(*node, address).await
+        }
+        Step::Promote(node) => consensus.promote(*node).await,
+        Step::Remove(node) => consensus.remove(*node).await,
+    };
+    match outcome {
+        Ok(()) => {
+            match step {
+                Step::Add(..) => failpoint::reach(failpoint::Step::LearnerAdded),
+                Step::Promote(_) => failpoint::reach(failpoint::Step::LearnerPromoted),
+                Step::Remove(_) | Step::Readdress(..) => {}
+            }
+            tracing::info!(?step, "membership changed");
+        }
+        Err(error) => tracing::debug!(?step, %error, "membership not changed yet"),
     }
 }
 
