@@ -3,7 +3,7 @@
 //! Responsible for: the only conversions of consensus data to and from disk and wire.
 //! Always holds: what comes in is checked (a membership has a voter and every voter an
 //! address), so nothing from outside can make the library panic; what goes out can be
-//! read back. Not here: who may say it ([`super::session`]).
+//! read back. Not here: who may say it (`session`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
