@@ -1,8 +1,8 @@
 //! One run of one plan.
 //!
 //! Always: three parts: everything is set up in peace; faults and deeds come as planned; everything
-//! heals, and must be as if nothing had happened. What is taken back then is gone at once. Invariants are checked after each step of the
-//! simulation, and what only the end shows, at the end.
+//! heals, and must be as if nothing had happened. What is taken back then is gone at once. Invariants
+//! are checked after each step of the simulation, and what only the end shows, at the end.
 //!
 //! Not here: what happens when (`plan`), what must hold (`crate::invariant`).
 
