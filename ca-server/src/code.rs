@@ -93,6 +93,12 @@ codes! {
     NOT_AUTHORIZED = 1212;
     /// A limit of the cluster is reached.
     LIMIT = 1213;
+    /// The authority is retired, revoked or tainted already.
+    AUTHORITY_STATE = 1214;
+    /// The authority is to be revoked, and was not tainted before.
+    AUTHORITY_NOT_TAINTED = 1215;
+    /// The authority is to be revoked, and no other has replaced it yet.
+    AUTHORITY_IN_USE = 1216;
     /// There is no leader.
     NO_LEADER = 1301;
     /// No answer in time; the outcome is unknown.

@@ -239,10 +239,16 @@ trait Final {
 }
 
 impl Final for CommandResult {
-    /// What was stale is rebuilt and sent again under the same key.
+    /// What was stale is rebuilt and sent again under the same key, and what passes by itself is
+    /// waited for.
     fn is_final(&self) -> bool {
-        use mintmark_proto::mintmark::raft::v1::Refusal::{NotAcknowledged, NotInitialized, Stale};
-        !matches!(self.refusal(), Stale | NotAcknowledged | NotInitialized)
+        use mintmark_proto::mintmark::raft::v1::Refusal::{
+            AuthorityInUse, NotAcknowledged, NotInitialized, Stale,
+        };
+        !matches!(
+            self.refusal(),
+            Stale | NotAcknowledged | NotInitialized | AuthorityInUse
+        )
     }
 }
 

@@ -470,10 +470,11 @@ fn transitions_go_forward_only() {
         activate("x0", Ground::Operator),
         activate("x1", Ground::Operator),
         retire("x1"),
-        revoke("x0"),
-        revoke("x1"),
     ] {
         cluster.refuse(local(), body, Refusal::Conflict);
+    }
+    for body in [revoke("x0"), revoke("x1")] {
+        cluster.refuse(local(), body, Refusal::AuthorityNotTainted);
     }
     cluster.sleep(2 * HOUR);
     cluster.accept(local(), retire("x0"));
@@ -481,11 +482,12 @@ fn transitions_go_forward_only() {
         publish("x0"),
         activate("x0", Ground::Operator),
         retire("x0"),
-        taint("x0"),
-        revoke("x0"),
         prove("x0", 1),
     ] {
         cluster.refuse(local(), body, Refusal::Conflict);
+    }
+    for body in [taint("x0"), revoke("x0")] {
+        cluster.refuse(local(), body, Refusal::AuthorityState);
     }
     for body in [
         publish("none"),
@@ -503,7 +505,7 @@ fn transitions_go_forward_only() {
 fn a_tainted_authority_is_told_apart_and_only_it_can_be_revoked() {
     let mut cluster = Cluster::running();
     let before = counter(&cluster);
-    cluster.refuse(local(), revoke("x0"), Refusal::Conflict);
+    cluster.refuse(local(), revoke("x0"), Refusal::AuthorityNotTainted);
     let applied = cluster.accept(local(), taint("x0"));
     assert!(
         applied
@@ -523,19 +525,52 @@ fn a_tainted_authority_is_told_apart_and_only_it_can_be_revoked() {
     );
     assert!(cluster.state.own_bundle().unwrap().x509[0].tainted);
     assert!(!cluster.state.may_sign("x0", cluster.timestamp()));
-    cluster.refuse(local(), taint("x0"), Refusal::Conflict);
+    cluster.refuse(local(), taint("x0"), Refusal::AuthorityState);
 
+    cluster.refuse(local(), revoke("x0"), Refusal::AuthorityInUse);
+    assert_eq!(in_bundle(&cluster), BTreeSet::from([0]), "nothing else is");
+    cluster.start_next();
+    let before = counter(&cluster);
     let applied = cluster.accept(local(), revoke("x0"));
-    assert_eq!(last_leaf(&applied).action, "authority.revoke");
+    let leaf = last_leaf(&applied);
+    assert_eq!(leaf.action, "authority.revoke");
+    assert_eq!(leaf.actor, "local");
     assert_eq!(state_of(&cluster, "x0"), AuthorityState::Revoked);
-    assert!(
-        in_bundle(&cluster).is_empty(),
+    assert_eq!(
+        in_bundle(&cluster),
+        BTreeSet::from([2]),
         "at once, although an SVID of it is valid"
     );
-    assert_eq!(counter(&cluster), before + 2);
+    assert_eq!(counter(&cluster), before + 1);
     assert!(cluster.state.vault_record("authority/x0").is_none());
-    cluster.refuse(local(), revoke("x0"), Refusal::Conflict);
-    cluster.refuse(local(), taint("x0"), Refusal::Conflict);
+    cluster.refuse(local(), revoke("x0"), Refusal::AuthorityState);
+    cluster.refuse(local(), taint("x0"), Refusal::AuthorityState);
+}
+
+#[test]
+fn one_that_never_signed_is_revoked_without_another_in_its_place() {
+    let mut cluster = with_next();
+    cluster.accept(local(), taint("x1"));
+    cluster.accept(local(), revoke("x1"));
+    assert_eq!(state_of(&cluster, "x1"), AuthorityState::Revoked);
+    assert_eq!(in_bundle(&cluster), BTreeSet::from([0]));
+}
+
+#[test]
+fn under_one_idempotency_key_a_revocation_waits_for_the_successor() {
+    let mut cluster = Cluster::running();
+    cluster.accept(local(), taint("x0"));
+    let mut command = cluster.command(local(), revoke("x0"));
+    command.idempotency_key = vec![7; 16];
+    let early = cluster.apply_command(&command);
+    assert_eq!(early.result.refusal(), Refusal::AuthorityInUse);
+    cluster.start_next();
+    let done = cluster.apply_command(&command);
+    assert_eq!(done.result.refusal(), Refusal::Unspecified);
+    let again = cluster.apply_command(&command);
+    assert_eq!(again.result.refusal(), Refusal::Unspecified);
+    assert!(again.result.replayed);
+    assert!(again.leaves.is_empty(), "nothing happened twice");
 }
 
 #[test]

@@ -156,8 +156,8 @@ fn action() -> impl Strategy<Value = Action> {
         3 => (0u8..8, 0u8..5)
             .prop_map(|(authority, ground)| Action::Activate { authority, ground }),
         2 => (0u8..8).prop_map(|authority| Action::Retire { authority }),
-        1 => (0u8..8).prop_map(|authority| Action::Taint { authority }),
-        1 => (0u8..8).prop_map(|authority| Action::Revoke { authority }),
+        2 => (0u8..8).prop_map(|authority| Action::Taint { authority }),
+        2 => (0u8..8).prop_map(|authority| Action::Revoke { authority }),
         3 => (n(), 0u8..3, any::<bool>())
             .prop_map(|(agent, behind, streams)| Action::Acknowledge { agent, behind, streams }),
         1 => n().prop_map(|name| Action::Admit { name }),

@@ -463,7 +463,10 @@ mod authorities {
             Refusal::Unspecified => Outcome::Done,
             Refusal::NotFound => Outcome::Refused(Why::NotFound),
             Refusal::AlreadyExists => Outcome::Refused(Why::Exists),
-            Refusal::Conflict => Outcome::Refused(Why::Conflict),
+            Refusal::Conflict
+            | Refusal::AuthorityState
+            | Refusal::AuthorityNotTainted
+            | Refusal::AuthorityInUse => Outcome::Refused(Why::Conflict),
             Refusal::NotAcknowledged => Outcome::Refused(Why::NotAcknowledged),
             Refusal::Authority => Outcome::Refused(Why::Unusable),
             other => panic!("{other:?}"),

@@ -9,14 +9,16 @@
 mod view;
 
 use mintmark_proto::mintmark::cluster::v1 as wire;
-use mintmark_proto::mintmark::state::v1::AuthorityKind;
+use mintmark_proto::mintmark::raft::v1::{RevokeAuthority, TaintAuthority, command};
+use mintmark_proto::mintmark::state::v1::{Authority, AuthorityKind};
 use tonic::{Request, Response, Status};
 
 use self::view::{Own, Question};
 use super::status::ApiError;
 use super::{Services, idempotency_key};
 use crate::cluster::admission;
-use crate::policy::Action;
+use crate::policy::{Action, Permit};
+use crate::state::State;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -99,6 +101,38 @@ impl wire::cluster_server::Cluster for ClusterService {
         }))
     }
 
+    async fn taint_authority(
+        &self,
+        request: Request<wire::TaintAuthorityRequest>,
+    ) -> Result<Response<wire::TaintAuthorityResponse>, Status> {
+        let (_, permit) = self.0.permit(&request, Action::TaintAuthority).await?;
+        let key = idempotency_key(&request)?;
+        let authority_id = request.into_inner().authority_id;
+        let body = command::Body::TaintAuthority(TaintAuthority {
+            authority_id: authority_id.clone(),
+        });
+        let authority = self.withdraw(permit, authority_id, body, key).await?;
+        Ok(Response::new(wire::TaintAuthorityResponse {
+            authority: Some(authority),
+        }))
+    }
+
+    async fn revoke_authority(
+        &self,
+        request: Request<wire::RevokeAuthorityRequest>,
+    ) -> Result<Response<wire::RevokeAuthorityResponse>, Status> {
+        let (_, permit) = self.0.permit(&request, Action::RevokeAuthority).await?;
+        let key = idempotency_key(&request)?;
+        let authority_id = request.into_inner().authority_id;
+        let body = command::Body::RevokeAuthority(RevokeAuthority {
+            authority_id: authority_id.clone(),
+        });
+        let authority = self.withdraw(permit, authority_id, body, key).await?;
+        Ok(Response::new(wire::RevokeAuthorityResponse {
+            authority: Some(authority),
+        }))
+    }
+
     async fn explain_entries(
         &self,
         request: Request<wire::ExplainEntriesRequest>,
@@ -110,6 +144,30 @@ impl wire::cluster_server::Cluster for ClusterService {
                 .consensus
                 .read(|state| view::explain(state, &question)),
         ))
+    }
+}
+
+impl ClusterService {
+    /// Taints or revokes, and says how the authority stands then. The state alone decides whether it
+    /// may be.
+    async fn withdraw(
+        &self,
+        permit: Permit,
+        authority_id: String,
+        body: command::Body,
+        key: Option<[u8; 16]>,
+    ) -> Result<Authority, ApiError> {
+        if authority_id.is_empty() {
+            return Err(ApiError::invalid("authority_id", "is missing"));
+        }
+        self.0.propose(permit.actor().clone(), body, key).await?;
+        self.0.rotation.wake();
+        let stands = |state: &State| state.authority(&authority_id).cloned();
+        // Only when a repeated request comes after the authority expired and was forgotten.
+        let gone = || ApiError::NotFound {
+            what: format!("authority {authority_id}"),
+        };
+        self.0.consensus.read(stands).ok_or_else(gone)
     }
 }
 

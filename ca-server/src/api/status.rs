@@ -391,6 +391,9 @@ fn refusal_codes(refusal: Refusal) -> (Code, Grpc) {
         Refusal::NotAcknowledged => (code::REFUSED, Grpc::FailedPrecondition),
         Refusal::AgentNotAttested => (code::AGENT_NOT_ATTESTED, Grpc::PermissionDenied),
         Refusal::AgentSerial => (code::AGENT_NOT_ACTIVE, Grpc::PermissionDenied),
+        Refusal::AuthorityState => (code::AUTHORITY_STATE, Grpc::FailedPrecondition),
+        Refusal::AuthorityNotTainted => (code::AUTHORITY_NOT_TAINTED, Grpc::FailedPrecondition),
+        Refusal::AuthorityInUse => (code::AUTHORITY_IN_USE, Grpc::FailedPrecondition),
         Refusal::Unspecified => (code::INTERNAL, Grpc::Internal),
     }
 }

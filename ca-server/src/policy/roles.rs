@@ -130,6 +130,10 @@ actions! {
     ListAuthorities = "mintmark.cluster.ListAuthorities", ADMINS;
     /// Prepare an authority.
     PrepareAuthority = "mintmark.cluster.PrepareAuthority", LOCAL;
+    /// Taint an authority.
+    TaintAuthority = "mintmark.cluster.TaintAuthority", LOCAL;
+    /// Revoke an authority.
+    RevokeAuthority = "mintmark.cluster.RevokeAuthority", LOCAL;
     /// Explain which entries match.
     ExplainEntries = "mintmark.cluster.ExplainEntries", ADMINS;
 }

@@ -109,10 +109,16 @@ fn administrators_may_not_act_as_agents() {
 }
 
 #[test]
-fn only_the_private_socket_prepares_authorities() {
+fn only_the_private_socket_prepares_taints_and_revokes_authorities() {
     let admin = holder("spiffe://example.org/ops", standing(true, None));
-    assert!(decide(&admin, Action::PrepareAuthority).is_err());
-    assert!(decide(&Caller::local(), Action::PrepareAuthority).is_ok());
+    for action in [
+        Action::PrepareAuthority,
+        Action::TaintAuthority,
+        Action::RevokeAuthority,
+    ] {
+        assert!(decide(&admin, action).is_err());
+        assert!(decide(&Caller::local(), action).is_ok());
+    }
 }
 
 #[test]

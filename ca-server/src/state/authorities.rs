@@ -4,7 +4,8 @@
 //! tainted, and the commands that move between them.
 //! Always holds: states only go forward; of one kind at most one authority is
 //! active and at most one is on its way there; no two share a key; the bundle
-//! changes in the same command as the authority.
+//! changes in the same command as the authority; the active one leaves the bundle
+//! only after another took its place.
 //! Not here: who must have acknowledged a bundle before an authority signs
 //! (`acknowledgements`), and when a job moves an authority.
 
@@ -289,7 +290,8 @@ impl State {
     ) -> Decided<CommandResult> {
         let mut authority = self.authority_or_refuse(&body.authority_id)?;
         if authority.tainted || !in_progress_or_bundle(&authority) {
-            return Err(wrong_state(&authority, "tainted"));
+            let wrong = wrong_state(&authority, "tainted");
+            return Err(Refused::new(Refusal::AuthorityState, wrong.detail));
         }
         authority.tainted = true;
         let before = state_name(&authority);
@@ -313,12 +315,13 @@ impl State {
         body: &RevokeAuthority,
     ) -> Decided<CommandResult> {
         let mut authority = self.authority_or_refuse(&body.authority_id)?;
-        if !authority.tainted || !in_progress_or_bundle(&authority) {
-            // Tainting first makes agents replace what the authority signed.
-            return Err(wrong_state(
-                &authority,
-                "revoked; only a tainted authority can be",
-            ));
+        if let Some(refusal) = why_not_revoked(&authority) {
+            let wish = match refusal {
+                Refusal::AuthorityNotTainted => "revoked before it is tainted",
+                Refusal::AuthorityInUse => "revoked before another one of its kind is active",
+                _ => "revoked",
+            };
+            return Err(Refused::new(refusal, wrong_state(&authority, wish).detail));
         }
         let before = state_name(&authority);
         authority.state = AuthorityState::Revoked.into();
@@ -415,6 +418,21 @@ fn check_authority_form(asked: &Authority) -> Decided<()> {
         ));
     }
     Ok(())
+}
+
+/// What stands against revoking it.
+fn why_not_revoked(authority: &Authority) -> Option<Refusal> {
+    if !in_progress_or_bundle(authority) {
+        Some(Refusal::AuthorityState)
+    } else if !authority.tainted {
+        // Tainting first makes agents replace what the authority signed.
+        Some(Refusal::AuthorityNotTainted)
+    } else if authority.state() == AuthorityState::Active {
+        // The bundle would be left with nothing by which to verify what comes next.
+        Some(Refusal::AuthorityInUse)
+    } else {
+        None
+    }
 }
 
 fn wrong_state(authority: &Authority, wish: &str) -> Refused {

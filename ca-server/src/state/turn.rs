@@ -90,6 +90,9 @@ pub fn refusal_code(refusal: Refusal) -> &'static str {
         Refusal::NotAcknowledged => "not_acknowledged",
         Refusal::AgentNotAttested => "agent_not_attested",
         Refusal::AgentSerial => "agent_serial",
+        Refusal::AuthorityState => "authority_state",
+        Refusal::AuthorityNotTainted => "authority_not_tainted",
+        Refusal::AuthorityInUse => "authority_in_use",
     }
 }
 

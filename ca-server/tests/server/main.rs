@@ -15,3 +15,4 @@ mod life;
 mod push;
 mod rotation;
 mod surface;
+mod withdrawal;

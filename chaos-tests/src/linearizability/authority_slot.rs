@@ -2,7 +2,8 @@
 //!
 //! Responsible for: prepare, publish, activate, taint, revoke and retire, and what a reader sees of it.
 //! Always holds: states only go forward; at most one authority is active, and the one that it
-//! replaces becomes old in the same step; only a tainted authority is revoked.
+//! replaces becomes old in the same step; only a tainted authority is revoked, and not the active
+//! one.
 //! Not here: who must have acknowledged a bundle, instants and expiry (`crate::model::authority` has
 //! them): an activation may be refused on their account, and an old authority may still be needed.
 //!
@@ -165,7 +166,9 @@ impl AuthoritySlot {
                 vec![to(Phase::Retired, it.tainted), refused(Why::Conflict)]
             }
             Op::Taint(_) if stands && !it.tainted => vec![to(it.phase, true)],
-            Op::Revoke(_) if stands && it.tainted => vec![to(Phase::Revoked, true)],
+            Op::Revoke(_) if stands && it.tainted && it.phase != Phase::Active => {
+                vec![to(Phase::Revoked, true)]
+            }
             _ => vec![refused(Why::Conflict)],
         }
     }

@@ -659,6 +659,16 @@ mod authorities {
     }
 
     #[test]
+    fn the_active_authority_is_not_revoked() {
+        let mut history = rotated();
+        history.call(1, Op::Taint(2), Outcome::Done, 100);
+        history.call(1, Op::Revoke(2), Outcome::Refused(Why::Conflict), 110);
+        accepted(&SLOT, &history);
+        history.call(1, Op::Revoke(2), Outcome::Done, 120);
+        refused(&SLOT, &history);
+    }
+
+    #[test]
     fn of_two_activations_of_one_authority_one_is_refused() {
         let mut history = rotated();
         history.call(1, Op::Prepare(3), Outcome::Done, 100);

@@ -250,6 +250,66 @@ impl ::prost::Name for PrepareAuthorityResponse {
         "type.googleapis.com/mintmark.cluster.v1.PrepareAuthorityResponse".into()
     }
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaintAuthorityRequest {
+    #[prost(string, tag = "1")]
+    pub authority_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for TaintAuthorityRequest {
+    const NAME: &'static str = "TaintAuthorityRequest";
+    const PACKAGE: &'static str = "mintmark.cluster.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "mintmark.cluster.v1.TaintAuthorityRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/mintmark.cluster.v1.TaintAuthorityRequest".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaintAuthorityResponse {
+    #[prost(message, optional, tag = "1")]
+    pub authority: ::core::option::Option<super::super::state::v1::Authority>,
+}
+impl ::prost::Name for TaintAuthorityResponse {
+    const NAME: &'static str = "TaintAuthorityResponse";
+    const PACKAGE: &'static str = "mintmark.cluster.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "mintmark.cluster.v1.TaintAuthorityResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/mintmark.cluster.v1.TaintAuthorityResponse".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeAuthorityRequest {
+    #[prost(string, tag = "1")]
+    pub authority_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for RevokeAuthorityRequest {
+    const NAME: &'static str = "RevokeAuthorityRequest";
+    const PACKAGE: &'static str = "mintmark.cluster.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "mintmark.cluster.v1.RevokeAuthorityRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/mintmark.cluster.v1.RevokeAuthorityRequest".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeAuthorityResponse {
+    #[prost(message, optional, tag = "1")]
+    pub authority: ::core::option::Option<super::super::state::v1::Authority>,
+}
+impl ::prost::Name for RevokeAuthorityResponse {
+    const NAME: &'static str = "RevokeAuthorityResponse";
+    const PACKAGE: &'static str = "mintmark.cluster.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "mintmark.cluster.v1.RevokeAuthorityResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/mintmark.cluster.v1.RevokeAuthorityResponse".into()
+    }
+}
 /// Entries for a SPIFFE ID or that a selector set (nearly) matches, with the
 /// agents that may serve them.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -507,6 +567,62 @@ pub mod cluster_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Withdraws an authority whose key may be known to others: it signs nothing
+        /// more, and whoever holds an SVID of it gets another.
+        pub async fn taint_authority(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TaintAuthorityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TaintAuthorityResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/mintmark.cluster.v1.Cluster/TaintAuthority",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("mintmark.cluster.v1.Cluster", "TaintAuthority"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Takes a tainted authority, which another has replaced, out of the bundle:
+        /// what it signed verifies nowhere any more.
+        pub async fn revoke_authority(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RevokeAuthorityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeAuthorityResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/mintmark.cluster.v1.Cluster/RevokeAuthority",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("mintmark.cluster.v1.Cluster", "RevokeAuthority"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn explain_entries(
             &mut self,
             request: impl tonic::IntoRequest<super::ExplainEntriesRequest>,
@@ -576,6 +692,24 @@ pub mod cluster_server {
             request: tonic::Request<super::PrepareAuthorityRequest>,
         ) -> std::result::Result<
             tonic::Response<super::PrepareAuthorityResponse>,
+            tonic::Status,
+        >;
+        /// Withdraws an authority whose key may be known to others: it signs nothing
+        /// more, and whoever holds an SVID of it gets another.
+        async fn taint_authority(
+            &self,
+            request: tonic::Request<super::TaintAuthorityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TaintAuthorityResponse>,
+            tonic::Status,
+        >;
+        /// Takes a tainted authority, which another has replaced, out of the bundle:
+        /// what it signed verifies nowhere any more.
+        async fn revoke_authority(
+            &self,
+            request: tonic::Request<super::RevokeAuthorityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeAuthorityResponse>,
             tonic::Status,
         >;
         async fn explain_entries(
@@ -868,6 +1002,96 @@ pub mod cluster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PrepareAuthoritySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mintmark.cluster.v1.Cluster/TaintAuthority" => {
+                    #[allow(non_camel_case_types)]
+                    struct TaintAuthoritySvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::TaintAuthorityRequest>
+                    for TaintAuthoritySvc<T> {
+                        type Response = super::TaintAuthorityResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TaintAuthorityRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::taint_authority(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TaintAuthoritySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mintmark.cluster.v1.Cluster/RevokeAuthority" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevokeAuthoritySvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::RevokeAuthorityRequest>
+                    for RevokeAuthoritySvc<T> {
+                        type Response = super::RevokeAuthorityResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RevokeAuthorityRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::revoke_authority(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevokeAuthoritySvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -998,6 +998,12 @@ pub enum Refusal {
     AgentNotAttested = 16,
     /// SVID presented is not the agent's current one
     AgentSerial = 17,
+    /// of no use any more, or tainted already
+    AuthorityState = 18,
+    /// to be revoked, but not tainted before
+    AuthorityNotTainted = 19,
+    /// to be revoked, but no other has replaced it
+    AuthorityInUse = 20,
 }
 impl Refusal {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1024,6 +1030,9 @@ impl Refusal {
             Self::NotAcknowledged => "REFUSAL_NOT_ACKNOWLEDGED",
             Self::AgentNotAttested => "REFUSAL_AGENT_NOT_ATTESTED",
             Self::AgentSerial => "REFUSAL_AGENT_SERIAL",
+            Self::AuthorityState => "REFUSAL_AUTHORITY_STATE",
+            Self::AuthorityNotTainted => "REFUSAL_AUTHORITY_NOT_TAINTED",
+            Self::AuthorityInUse => "REFUSAL_AUTHORITY_IN_USE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1047,6 +1056,9 @@ impl Refusal {
             "REFUSAL_NOT_ACKNOWLEDGED" => Some(Self::NotAcknowledged),
             "REFUSAL_AGENT_NOT_ATTESTED" => Some(Self::AgentNotAttested),
             "REFUSAL_AGENT_SERIAL" => Some(Self::AgentSerial),
+            "REFUSAL_AUTHORITY_STATE" => Some(Self::AuthorityState),
+            "REFUSAL_AUTHORITY_NOT_TAINTED" => Some(Self::AuthorityNotTainted),
+            "REFUSAL_AUTHORITY_IN_USE" => Some(Self::AuthorityInUse),
             _ => None,
         }
     }

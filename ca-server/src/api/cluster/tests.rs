@@ -6,13 +6,12 @@
 )]
 
 use mintmark_proto::mintmark::cluster::v1::cluster_server::Cluster as _;
-use mintmark_proto::mintmark::raft::v1::{BanAgent, CreateEntries, command};
-use mintmark_proto::mintmark::state::v1::{Entry, Selector};
+use mintmark_proto::mintmark::raft::v1::{AdmitServer, BanAgent, CreateEntries};
+use mintmark_proto::mintmark::state::v1::{Entry, Selector, Server};
 use tonic::Code;
 
 use super::*;
 use crate::api::fixture::{Fixture, START, local, remote};
-use crate::state::State;
 
 fn selector(text: &str) -> Selector {
     let (kind, value) = text.split_once(':').unwrap();
@@ -197,6 +196,14 @@ async fn the_cluster_is_for_administrators() {
         .prepare_authority(remote(wire::PrepareAuthorityRequest::default()))
         .await;
     assert_eq!(prepare.unwrap_err().code(), Code::PermissionDenied);
+    let taint = service
+        .taint_authority(remote(wire::TaintAuthorityRequest::default()))
+        .await;
+    assert_eq!(taint.unwrap_err().code(), Code::PermissionDenied);
+    let revoke = service
+        .revoke_authority(remote(wire::RevokeAuthorityRequest::default()))
+        .await;
+    assert_eq!(revoke.unwrap_err().code(), Code::PermissionDenied);
     let explain = service
         .explain_entries(remote(wire::ExplainEntriesRequest::default()))
         .await;
@@ -278,4 +285,58 @@ async fn an_operator_prepares_an_authority_once() {
         prepare().await.unwrap_err().code(),
         Code::FailedPrecondition
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tainted_authority_is_not_revoked_before_another_took_its_place() {
+    let fixture = Fixture::issuing(false).await;
+    let service = ClusterService(fixture.services.clone());
+    // It issues, and never proves that it can use a key: the next authority waits for it.
+    let silent = Server {
+        name: "two".into(),
+        incarnation: vec![8; 16],
+        peer_address: "two:7000".into(),
+        api_address: "two:8081".into(),
+        peer_spki_sha256: vec![8; 32],
+        peer_certificate: vec![1],
+        vault_public_key: vec![2],
+        issuing: true,
+        ..Server::default()
+    };
+    let admit = AdmitServer {
+        server: Some(silent),
+        ..AdmitServer::default()
+    };
+    fixture.apply(command::Body::AdmitServer(admit)).await;
+    let active = || {
+        let active = |state: &State| state.active_authority(AuthorityKind::X509).cloned();
+        fixture.services.consensus.read(active).unwrap()
+    };
+    let authority_id = active().id;
+    let revoke = || {
+        let authority_id = authority_id.clone();
+        service.revoke_authority(local(wire::RevokeAuthorityRequest { authority_id }))
+    };
+    let taint = wire::TaintAuthorityRequest {
+        authority_id: authority_id.clone(),
+    };
+    let tainted = service.taint_authority(local(taint)).await.unwrap();
+    assert!(tainted.into_inner().authority.unwrap().tainted);
+    let refused = revoke().await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().starts_with("MM-1216"), "{refused:?}");
+
+    let replaced = async {
+        let mut applied = fixture.services.consensus.applied();
+        while active().id == authority_id {
+            applied.changed().await.unwrap();
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), replaced)
+        .await
+        .expect("it is replaced although a server is silent");
+    assert!(!active().tainted);
+    // Nothing that it signed is valid any more, so it was retired without anybody asking.
+    let late = revoke().await.unwrap_err();
+    assert!(late.message().starts_with("MM-1214"), "{late:?}");
 }

@@ -332,7 +332,7 @@ fn taint(state: &mut State, id: usize) -> bool {
 
 fn revoke(state: &mut State, id: usize) -> bool {
     let it = &mut state.authorities[id];
-    let allowed = it.phase <= Phase::Old && it.tainted;
+    let allowed = it.phase <= Phase::Old && it.phase != Phase::Active && it.tainted;
     if allowed {
         it.phase = Phase::Revoked;
         state.refresh_bundle();
