@@ -103,6 +103,9 @@ pub enum Command {
     /// Fetch, mint and validate JWT-SVIDs.
     #[command(subcommand)]
     Jwt(command::jwt::JwtCommand),
+    /// Show the keys that sign, and withdraw one that others may know.
+    #[command(subcommand)]
+    Authority(command::authority::AuthorityCommand),
     /// Show the authorities and the members of the cluster.
     #[command(subcommand)]
     Cluster(command::cluster::ClusterCommand),

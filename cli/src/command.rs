@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod audit;
+pub mod authority;
 pub mod bundle;
 pub mod cluster;
 pub mod completions;

@@ -147,7 +147,9 @@ impl Failure {
             Code::NotFound => ("MM-3010", Exit::NotFound),
             Code::PermissionDenied | Code::Unauthenticated => ("MM-3011", Exit::Denied),
             Code::Unavailable => ("MM-3012", Exit::Unavailable),
-            Code::AlreadyExists | Code::Aborted => ("MM-3013", Exit::Conflict),
+            Code::AlreadyExists | Code::Aborted | Code::FailedPrecondition => {
+                ("MM-3013", Exit::Conflict)
+            }
             Code::DeadlineExceeded => ("MM-3014", Exit::Timeout),
             Code::InvalidArgument | Code::OutOfRange => ("MM-3015", Exit::Usage),
             _ => ("MM-3016", Exit::Failure),
@@ -194,6 +196,7 @@ mod tests {
             (tonic::Code::PermissionDenied, Exit::Denied),
             (tonic::Code::Unavailable, Exit::Unavailable),
             (tonic::Code::AlreadyExists, Exit::Conflict),
+            (tonic::Code::FailedPrecondition, Exit::Conflict),
             (tonic::Code::DeadlineExceeded, Exit::Timeout),
             (tonic::Code::InvalidArgument, Exit::Usage),
             (tonic::Code::Internal, Exit::Failure),

@@ -86,6 +86,7 @@ async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Bundle(args) => command::bundle::run(args, context).await,
         Command::X509(args) => command::x509::run(args, context).await,
         Command::Jwt(args) => command::jwt::run(args, context).await,
+        Command::Authority(args) => command::authority::run(args, context).await,
         Command::Cluster(args) => command::cluster::run(args, context).await,
         Command::Audit(args) => command::audit::run(args, context).await,
         Command::Explain(args) => command::explain::run(args, context).await,

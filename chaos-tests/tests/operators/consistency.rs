@@ -84,12 +84,13 @@ fn a_server_that_is_alone_says_so_and_can_still_be_audited() {
     for server in endpoints.servers.iter().skip(1) {
         signal(u32::try_from(server.pid).unwrap(), "KILL");
     }
-    let looks: [&[&str]; 8] = [
+    let looks: [&[&str]; 9] = [
         &["entry", "show", entry],
         &["entry", "list"],
         &["entry", "count"],
         &["agent", "list"],
         &["agent", "show", agent],
+        &["authority", "list"],
         &["cluster", "authorities"],
         &["audit", "tail"],
         &["audit", "verify"],

@@ -80,8 +80,9 @@ fn every_command_prints_json_and_yaml_that_say_the_same() {
     };
     let mint = format!("spiffe://{}/ops", endpoints.trust_domain);
     let (file, minted) = (at("token"), at("minted"));
-    let alike: [&[&str]; 11] = [
+    let alike: [&[&str]; 12] = [
         &["audit", "verify"],
+        &["authority", "list"],
         &["cluster", "authorities"],
         &["cluster", "status"],
         &["explain", "--spiffe-id", id],

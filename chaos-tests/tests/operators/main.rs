@@ -17,6 +17,7 @@ mod formats;
 mod reload;
 mod starting;
 mod unlocking;
+mod withdrawal;
 mod without_root;
 
 use std::io::{BufRead as _, BufReader};

@@ -7,11 +7,11 @@ use mintmark_proto::mintmark::cluster::v1::cluster_client::ClusterClient;
 use mintmark_proto::mintmark::state::v1 as state;
 use serde::Serialize;
 
+use super::authority;
 use crate::connect::request;
 use crate::consistency::Freshness;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::output::Row;
 
 /// Commands about the cluster.
 #[derive(Debug, Subcommand)]
@@ -21,7 +21,7 @@ pub enum ClusterCommand {
         after_help = "Examples:\n  mintmark cluster status\n  mintmark cluster status -o json"
     )]
     Status,
-    /// List the authorities and where they are in their life.
+    /// List the authorities and where they are in their life, as `mintmark authority list` does.
     #[command(after_help = "Example:\n  mintmark cluster authorities -o wide")]
     Authorities(Freshness),
 }
@@ -62,50 +62,6 @@ struct MemberDocument {
     issuing: bool,
 }
 
-#[derive(Serialize)]
-struct AuthorityDocument {
-    id: String,
-    kind: &'static str,
-    state: &'static str,
-    tainted: bool,
-    hybrid: bool,
-    not_before: String,
-    not_after: String,
-    published_sequence: u64,
-}
-
-impl Row for AuthorityDocument {
-    fn titles(wide: bool) -> Vec<&'static str> {
-        let mut titles = vec!["ID", "KIND", "STATE", "NOT AFTER"];
-        if wide {
-            titles.extend(["NOT BEFORE", "HYBRID", "SEQUENCE"]);
-        }
-        titles
-    }
-
-    fn cells(&self, wide: bool) -> Vec<String> {
-        let state = if self.tainted {
-            format!("{} tainted", self.state)
-        } else {
-            self.state.to_owned()
-        };
-        let mut cells = vec![
-            self.id.clone(),
-            self.kind.to_owned(),
-            state,
-            self.not_after.clone(),
-        ];
-        if wide {
-            cells.extend([
-                self.not_before.clone(),
-                self.hybrid.to_string(),
-                self.published_sequence.to_string(),
-            ]);
-        }
-        cells
-    }
-}
-
 /// Runs `mintmark cluster …`.
 pub async fn run(command: ClusterCommand, context: &Context) -> Result<(), Failure> {
     let mut client = ClusterClient::new(context.connect.server(&context.host).await?);
@@ -120,15 +76,7 @@ pub async fn run(command: ClusterCommand, context: &Context) -> Result<(), Failu
             context.output.one(&document, &status_fields(&document))
         }
         ClusterCommand::Authorities(freshness) => {
-            let asked = wire::ListAuthoritiesRequest {};
-            let listed = freshness
-                .consistency
-                .request("list the authorities", asked, |asked| {
-                    client.list_authorities(asked)
-                })
-                .await?;
-            let authorities: Vec<_> = listed.authorities.iter().map(authority_document).collect();
-            context.output.list(&authorities, "authorities")
+            authority::list(&mut client, freshness, context).await
         }
     }
 }
@@ -255,31 +203,4 @@ fn clock_line(status: &StatusDocument) -> String {
         ));
     }
     line
-}
-
-fn authority_document(authority: &state::Authority) -> AuthorityDocument {
-    use state::{AuthorityKind as Kind, AuthorityState as Life};
-    AuthorityDocument {
-        id: authority.id.clone(),
-        kind: match authority.kind() {
-            Kind::X509 => "x509",
-            Kind::Jwt => "jwt",
-            Kind::Wit => "wit",
-            Kind::Unspecified => "unknown",
-        },
-        state: match authority.state() {
-            Life::Prepared => "prepared",
-            Life::Published => "published",
-            Life::Active => "active",
-            Life::Old => "old",
-            Life::Retired => "retired",
-            Life::Revoked => "revoked",
-            Life::Unspecified => "unknown",
-        },
-        tainted: authority.tainted,
-        hybrid: authority.hybrid,
-        not_before: Timestamp::from_unix_millis(authority.not_before_ms).to_string(),
-        not_after: Timestamp::from_unix_millis(authority.not_after_ms).to_string(),
-        published_sequence: authority.published_sequence,
-    }
 }
