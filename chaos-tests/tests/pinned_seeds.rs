@@ -40,6 +40,11 @@ const RESUMED_LEADER_FORGOT_WHAT_IT_ACKNOWLEDGED: u64 = 235;
 /// damaged leaf counts as missing and is fetched from the others (`ca_server::store::leaves`).
 const ROTTEN_LEAF_WAS_NEVER_REPLACED: u64 = 286;
 
+/// Seed 1633: an agent was banned in the moment in which it opened its stream anew, while one of three servers was
+/// dead. Two servers told it so, and it went on serving until the dead one had had its time to contradict. Now what most
+/// servers deny is denied (`node_agent::server_client::asking`).
+const A_DEAD_SERVER_PUT_OFF_A_BAN: u64 = 1633;
+
 #[test]
 fn pinned_seeds_hold_every_property() {
     for seed in [
@@ -50,6 +55,7 @@ fn pinned_seeds_hold_every_property() {
         ROTTEN_STORE_PANICKED,
         RESUMED_LEADER_FORGOT_WHAT_IT_ACKNOWLEDGED,
         ROTTEN_LEAF_WAS_NEVER_REPLACED,
+        A_DEAD_SERVER_PUT_OFF_A_BAN,
     ] {
         let outcome = run(&Plan::of(seed));
         if let Some(violation) = outcome.violation {

@@ -3,8 +3,8 @@
 //! Responsible for: when the next server is asked, and whose answer counts. Always holds: a server
 //! that fails is followed by the next at once, one that is silent after a patience that doubles; no
 //! more than [`AT_ONCE`] are asked at a time, of which the older is given up for the next one; each
-//! is asked once, and again only while another keeps the call waiting; a call ends within
-//! [`CALL_DEADLINE`]. Not here: which server comes first (`order`), how long the patience is
+//! is asked once, and again only while another keeps the call waiting; what most servers deny is
+//! denied; a call ends within [`CALL_DEADLINE`]. Not here: which server comes first (`order`), how long the patience is
 //! (`patience`), connections.
 
 use std::{
@@ -31,7 +31,7 @@ const AT_ONCE: usize = 2;
 pub enum Failure {
     /// That this server cannot answer; another may.
     OfServer,
-    /// That the agent is denied: believed only when no other server serves it.
+    /// That the agent is denied: believed when no other server serves it, or most servers say so.
     Denial,
     /// What every server would say.
     OfRequest,
@@ -66,8 +66,8 @@ where
     E: From<Status>,
 {
     let end = Instant::now() + CALL_DEADLINE;
+    let mut failures = Failures::of(servers.len());
     let mut round = Round::new(servers);
-    let mut failures = Failures::default();
     let mut due = Instant::now() + waits.draw();
     round.ask_next(&ask);
     while !round.asked.is_empty() {
@@ -87,6 +87,9 @@ where
                     if failure == Failure::OfServer {
                         see(&asked.server, Seen::Failed);
                         round.again.push_back(asked.server);
+                    }
+                    if failures.is_denied_by_most() {
+                        break;
                     }
                     if !failures.is_final() && round.ask_next(&ask) {
                         due = Instant::now() + waits.draw();
@@ -196,20 +199,25 @@ struct Failures<E> {
     of_request: Option<E>,
     denial: Option<E>,
     of_server: Option<E>,
+    /// How many servers there are, and how many of them deny the agent.
+    servers: usize,
+    denials: usize,
 }
 
-impl<E> Default for Failures<E> {
-    fn default() -> Self {
+impl<E: From<Status>> Failures<E> {
+    const fn of(servers: usize) -> Self {
         Self {
             of_request: None,
             denial: None,
             of_server: None,
+            servers,
+            denials: 0,
         }
     }
-}
 
-impl<E: From<Status>> Failures<E> {
     fn note(&mut self, failure: Failure, error: E) {
+        // Who denies the agent is not asked again.
+        self.denials += usize::from(failure == Failure::Denial);
         let kept = match failure {
             Failure::OfRequest => &mut self.of_request,
             Failure::Denial => &mut self.denial,
@@ -221,6 +229,11 @@ impl<E: From<Status>> Failures<E> {
     /// Whether no other server is worth asking.
     const fn is_final(&self) -> bool {
         self.of_request.is_some()
+    }
+
+    /// Whether more servers deny the agent than could contradict. One may lag behind the log, most of them do not.
+    const fn is_denied_by_most(&self) -> bool {
+        self.denials > self.servers / 2
     }
 
     /// Whether those that are still being asked had their time to contradict: a refusal may only

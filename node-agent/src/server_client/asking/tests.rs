@@ -253,6 +253,32 @@ async fn a_denial_is_believed_when_no_other_server_serves_the_agent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_most_servers_deny_waits_for_no_other() {
+    let log = Log::default();
+    let servers: [(char, &[Way]); 3] = [('a', &[DENIED]), ('b', &[DENIED]), ('c', &[Good(5)])];
+    let (answer, took) = log.call(&servers).await;
+    assert_eq!(answer.unwrap_err().code(), Code::PermissionDenied);
+    assert_eq!((log.asked().as_str(), took), ("ab", 10));
+    let log = Log::default();
+    let servers: [(char, &[Way]); 3] = [('a', &[DENIED]), ('b', &[Never]), ('c', &[DENIED])];
+    let (answer, took) = log.call(&servers).await;
+    assert_eq!(answer.unwrap_err().code(), Code::PermissionDenied);
+    assert!((1_010..=1_260).contains(&took), "{took}");
+    let log = Log::default();
+    let servers: [(char, &[Way]); 4] = [
+        ('a', &[DENIED]),
+        ('b', &[DENIED]),
+        ('c', &[UNAVAILABLE]),
+        ('d', &[Good(5)]),
+    ];
+    assert_eq!(
+        log.call(&servers).await.0.unwrap(),
+        'd',
+        "half are not most"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_a_server_the_call_fails_at_once() {
     let (answer, took) = Log::default().call(&[]).await;
     assert_eq!(answer.unwrap_err().code(), Code::Unavailable);
