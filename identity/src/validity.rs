@@ -61,6 +61,15 @@ impl Validity {
         }
     }
 
+    /// What both have in common; contains no instant if that is nothing.
+    #[must_use]
+    pub fn intersection(self, other: Self) -> Self {
+        Self {
+            not_before: self.not_before.max(other.not_before),
+            not_after: self.not_after.min(other.not_after),
+        }
+    }
+
     /// Whether `now` lies inside.
     #[must_use]
     pub fn contains(&self, now: Timestamp) -> bool {

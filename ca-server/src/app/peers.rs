@@ -6,6 +6,8 @@
 //!
 //! Not here: the certificates' rules (`mintmark_identity::svid::x509::peer`).
 
+mod known_chains;
+
 use std::sync::{Arc, PoisonError, RwLock};
 
 use mintmark_identity::clock::Clock;
@@ -21,6 +23,7 @@ use mintmark_runtime::tls::{ClientConfigSource, ServerConfigSource};
 use rustls::ClientConfig;
 use rustls_pki_types::CertificateDer;
 
+use self::known_chains::KnownChains;
 use crate::Consensus;
 use crate::raft::{NodeId, PeerAuth};
 use crate::state::State;
@@ -35,6 +38,7 @@ struct Inner {
     own: RwLock<Own>,
     /// Consensus holds this server's part too, so whoever ends it breaks the circle.
     consensus: RwLock<Option<Consensus>>,
+    known_chains: KnownChains,
     /// Connects to nobody.
     refusing: Arc<ClientConfig>,
 }
@@ -75,6 +79,7 @@ impl Peers {
             clock,
             own: RwLock::default(),
             consensus: RwLock::default(),
+            known_chains: KnownChains::default(),
             refusing: Arc::new(refusing),
         })))
     }
@@ -170,8 +175,19 @@ impl PeerAuth for Peers {
     fn authorize(&self, node: NodeId, certificates: &[CertificateDer<'static>]) -> bool {
         let keys = self.trust_domain_certificates();
         let now = self.0.clock.now();
+        let known = &self.0.known_chains;
+        if let Some(peer) = known.recall(node, certificates, &keys, now) {
+            return self.counts(node, &peer.public_key_spki);
+        }
         match verify_peer_certificate(certificates, &keys, now, Usage::Either) {
-            Ok(peer) => peer.name.node_id == node && self.counts(node, &peer.public_key_spki),
+            Ok(peer) => {
+                let is_member =
+                    peer.name.node_id == node && self.counts(node, &peer.public_key_spki);
+                if is_member {
+                    known.keep(node, certificates, keys, peer);
+                }
+                is_member
+            }
             Err(error) => {
                 tracing::debug!(node, %error, "a peer's certificate is refused");
                 false

@@ -1,6 +1,7 @@
 //! Peers of the cluster: certificates by the trust-domain key.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mintmark_identity::authority::AuthorityKey;
 use mintmark_identity::clock::{ManualClock, Timestamp};
@@ -53,6 +54,16 @@ fn a_peer_is_known_by_epoch_and_node_id() {
     let verified = verify(NOW).unwrap();
     assert_eq!(verified.name, name);
     assert_eq!(verified.public_key_spki, key.spki_der());
+    let own = Certificate::parse(&certificate).unwrap().content.validity;
+    let above = authority.certificate.certificate_der();
+    let above = Certificate::parse(above).unwrap().content.validity;
+    assert_eq!(verified.validity, own.intersection(above));
+    assert!(verify(verified.validity.not_before).is_ok());
+    let before = verified
+        .validity
+        .not_before
+        .saturating_sub(Duration::from_secs(1));
+    assert!(verify(before).is_err(), "verifying agrees with the period");
     let uris = Certificate::parse(&certificate)
         .unwrap()
         .content

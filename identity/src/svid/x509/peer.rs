@@ -11,6 +11,7 @@
 use rustls_pki_types::CertificateDer;
 
 use super::authority::X509Authority;
+use super::certificate::Certificate;
 use super::name::LeafSubject;
 use super::prepare::{LeafRequest, PreparedTbs, ProfileError, prepare_leaf};
 use super::serial::Serial;
@@ -101,6 +102,9 @@ pub struct VerifiedPeer {
     pub name: PeerName,
     /// Its key, a DER SubjectPublicKeyInfo.
     pub public_key_spki: Vec<u8>,
+    /// While this holds, verifying the same chain under the same trust-domain keys gives the same: the
+    /// validity that all certificates looked at have in common.
+    pub validity: Validity,
 }
 
 /// Why somebody is not a peer.
@@ -151,8 +155,15 @@ pub fn verify_peer_certificate(
         refuse_tainted: false,
     };
     let verified = verify_chain(chain, &leaf, spiffe_id, &anchors, demands)?;
+    let mut validity = leaf.content.validity;
+    for intermediate in chain.iter().skip(1) {
+        let parsed = Certificate::parse(intermediate).map_err(X509SvidError::Intermediate)?;
+        validity = validity.intersection(parsed.content.validity);
+    }
+    let anchors = anchors.iter().map(Anchor::validity);
     Ok(VerifiedPeer {
         name,
         public_key_spki: verified.public_key_spki,
+        validity: anchors.fold(validity, Validity::intersection),
     })
 }

@@ -24,6 +24,7 @@ use crate::svid::x509::anchor::check_signing_certificate;
 use crate::svid::x509::certificate::Certificate;
 use crate::svid::x509::profile::key_id;
 use crate::trust_domain::TrustDomain;
+use crate::validity::Validity;
 
 /// How certificates may be signed.
 static NATIVE: &[&dyn SignatureVerificationAlgorithm] = &[
@@ -75,6 +76,10 @@ impl<'a> Anchor<'a> {
     pub(crate) fn of_bundle(bundle: &'a Bundle) -> Vec<Self> {
         let parse = |anchor: &'a X509Anchor| Self::parse(&anchor.certificate, anchor.tainted);
         bundle.x509.iter().filter_map(parse).collect()
+    }
+
+    pub(crate) fn validity(&self) -> Validity {
+        self.certificate.content.validity
     }
 
     fn id(&self) -> String {
