@@ -50,6 +50,8 @@ pub fn is_leader(view: &ServerView) -> bool {
 #[derive(Debug, Default)]
 pub struct Views {
     servers: BTreeMap<String, ServerView>,
+    /// Which of them were looked at anew in this step.
+    changed: Vec<String>,
 }
 
 impl Views {
@@ -58,23 +60,32 @@ impl Views {
         &self.servers
     }
 
+    /// The servers that are not as they were one step ago, by machine.
+    pub fn changed(&self) -> impl Iterator<Item = (&String, &ServerView)> {
+        let changed = self.changed.iter();
+        changed.filter_map(|name| self.servers.get_key_value(name))
+    }
+
     /// Looks again; tells what changed.
     pub fn look(&mut self, world: &World) -> Vec<(String, String)> {
-        let running = world.lock().servers.clone();
+        let world = world.lock();
+        let running = &world.servers;
         let mut told = Vec::new();
+        self.changed.clear();
         self.servers.retain(|name, _| running.contains_key(name));
         for (name, services) in running {
-            let life = world.machine(&name).lives();
+            let life = world.machines[name].lives();
             let position = *services.consensus.applied().borrow();
-            let status = services.consensus.status().borrow().clone();
-            let known = self.servers.get(&name);
+            let status = services.consensus.status();
+            let known = self.servers.get(name);
             let same = known.is_some_and(|known| {
-                known.life == life && known.position == position && known.status == status
+                let status = status.borrow();
+                known.life == life && known.position == position && known.status == *status
             });
             if same {
                 continue;
             }
-            let view = view(&services, life, position, status);
+            let view = view(services, life, position, status.borrow().clone());
             let part = |view: &ServerView| (view.status.role, view.status.term, view.status.leader);
             if known.is_none_or(|known| part(known) != part(&view)) {
                 let (role, term, leader) = part(&view);
@@ -87,7 +98,8 @@ impl Views {
                 let (index, size) = (position.index, view.audit_size);
                 told.push((name.clone(), format!("applied {index}, log has {size}")));
             }
-            self.servers.insert(name, view);
+            self.changed.push(name.clone());
+            self.servers.insert(name.clone(), view);
         }
         told
     }

@@ -23,7 +23,7 @@ impl Invariant for ActivationWasAcknowledged {
     }
 
     fn after_step(&mut self, seen: Seen<'_>) -> Result<(), String> {
-        for view in seen.servers.servers().values() {
+        for (_, view) in seen.servers.changed() {
             for authority in &view.authorities {
                 let is_active = authority.state() == AuthorityState::Active
                     && authority.kind() == AuthorityKind::X509;

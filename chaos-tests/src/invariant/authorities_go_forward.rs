@@ -20,7 +20,7 @@ impl Invariant for AuthoritiesGoForward {
     }
 
     fn after_step(&mut self, seen: Seen<'_>) -> Result<(), String> {
-        for (name, view) in seen.servers.servers() {
+        for (name, view) in seen.servers.changed() {
             let last = self.last.entry((name.clone(), view.life)).or_default();
             let mut keys = BTreeSet::new();
             let mut active = BTreeSet::new();

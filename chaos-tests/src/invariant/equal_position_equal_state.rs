@@ -24,7 +24,7 @@ impl Invariant for EqualPositionEqualState {
     }
 
     fn after_step(&mut self, seen: Seen<'_>) -> Result<(), String> {
-        for (name, view) in seen.servers.servers() {
+        for (name, view) in seen.servers.changed() {
             if self.last.insert(name.clone(), view.position) == Some(view.position) {
                 continue;
             }

@@ -16,7 +16,7 @@ impl Invariant for NodeIdsAreFresh {
     }
 
     fn after_step(&mut self, seen: Seen<'_>) -> Result<(), String> {
-        for (name, view) in seen.servers.servers() {
+        for (name, view) in seen.servers.changed() {
             let owner = self
                 .owners
                 .entry(view.node_id)

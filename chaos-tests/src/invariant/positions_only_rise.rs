@@ -28,7 +28,7 @@ impl Invariant for PositionsOnlyRise {
     }
 
     fn after_step(&mut self, seen: Seen<'_>) -> Result<(), String> {
-        for (name, view) in seen.servers.servers() {
+        for (name, view) in seen.servers.changed() {
             let now = Last {
                 life: view.life,
                 term: view.status.term,
