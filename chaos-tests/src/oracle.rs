@@ -147,6 +147,8 @@ pub struct Oracle {
     pub audited_at: Duration,
     /// All orders.
     pub asked: Vec<Asked>,
+    /// When processes of workloads ended.
+    pub processes_ended: Vec<Duration>,
     entry_ids: BTreeMap<String, String>,
 }
 
@@ -200,7 +202,8 @@ impl Oracle {
     }
 
     /// A process ended, and what it held with it.
-    pub fn process_ended(&mut self, machine: &str, uid: u32) {
+    pub fn process_ended(&mut self, at: Duration, machine: &str, uid: u32) {
+        self.processes_ended.push(at);
         self.held.remove(&(machine.to_owned(), uid));
     }
 

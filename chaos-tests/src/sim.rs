@@ -18,6 +18,7 @@ pub mod operator;
 pub mod plan;
 pub mod run;
 pub mod server;
+pub mod situations;
 pub mod trace;
 pub mod workload;
 pub mod world;

@@ -8,7 +8,8 @@
 //! is bad, and that is what is wanted.
 //!
 //! Each seed runs in a process of its own, so that one that aborts takes nothing along. Ends with 1
-//! when a seed broke a property or a fault that was to be tried never became active.
+//! when a seed broke a property, or when in a hundred seeds or more a fault never became active or it never
+//! came to a situation that was to be tried.
 
 #![allow(
     clippy::print_stdout,
@@ -29,6 +30,7 @@ use std::time::{Duration, Instant};
 
 use chaos_tests::sim::plan::{FAULT_KINDS, Plan};
 use chaos_tests::sim::run::run;
+use chaos_tests::sim::situations::SITUATIONS;
 use clap::Parser;
 use mintmark_runtime::mutation;
 use serde::{Deserialize, Serialize};
@@ -85,6 +87,7 @@ struct Report {
     property: Option<String>,
     digest: String,
     coverage: BTreeMap<String, u64>,
+    situations: BTreeMap<String, u64>,
     virtual_seconds: f64,
     svids: usize,
     leaves: usize,
@@ -125,11 +128,8 @@ fn one(seed: u64, arguments: &Arguments) -> ExitCode {
             .as_ref()
             .map(|violation| violation.property.to_owned()),
         digest: outcome.digest,
-        coverage: outcome
-            .coverage
-            .iter()
-            .map(|(kind, count)| ((*kind).to_owned(), *count))
-            .collect(),
+        coverage: named(&outcome.coverage),
+        situations: named(&outcome.situations),
         virtual_seconds: outcome.elapsed.as_secs_f64(),
         svids: outcome.svids,
         leaves: outcome.leaves,
@@ -149,6 +149,13 @@ fn one(seed: u64, arguments: &Arguments) -> ExitCode {
         println!("{}", in_words(&report));
     }
     ExitCode::from(u8::from(report.violation.is_some()))
+}
+
+fn named(counts: &BTreeMap<&'static str, u64>) -> BTreeMap<String, u64> {
+    let counts = counts.iter();
+    counts
+        .map(|(kind, count)| ((*kind).to_owned(), *count))
+        .collect()
 }
 
 fn in_words(report: &Report) -> String {
@@ -196,6 +203,7 @@ struct Tally {
     good: u64,
     bad: Vec<String>,
     coverage: BTreeMap<String, u64>,
+    situations: BTreeMap<String, u64>,
     svids: usize,
     leaves: usize,
     virtual_seconds: f64,
@@ -288,9 +296,8 @@ fn note(tally: &Mutex<Tally>, seed: u64, result: Result<Report, String>) {
     let mut tally = tally.lock().expect("no thread panicked");
     match result {
         Ok(report) => {
-            for (kind, count) in &report.coverage {
-                *tally.coverage.entry(kind.clone()).or_default() += count;
-            }
+            add(&mut tally.coverage, &report.coverage);
+            add(&mut tally.situations, &report.situations);
             tally.svids += report.svids;
             tally.leaves += report.leaves;
             tally.virtual_seconds += report.virtual_seconds;
@@ -312,6 +319,12 @@ fn note(tally: &Mutex<Tally>, seed: u64, result: Result<Report, String>) {
     }
 }
 
+fn add(sums: &mut BTreeMap<String, u64>, counts: &BTreeMap<String, u64>) {
+    for (kind, count) in counts {
+        *sums.entry(kind.clone()).or_default() += count;
+    }
+}
+
 fn conclude(tally: &Tally, took: Duration) -> ExitCode {
     let seeds = tally.good + tally.bad.len() as u64;
     println!(
@@ -323,18 +336,24 @@ fn conclude(tally: &Tally, took: Duration) -> ExitCode {
         tally.svids,
         tally.leaves
     );
+    println!("faults that were active:");
     for (kind, count) in &tally.coverage {
         println!("  {count:>8}  {kind}");
     }
-    let tried: BTreeSet<&str> = tally.coverage.keys().map(String::as_str).collect();
-    let untried: Vec<&&str> = FAULT_KINDS
-        .iter()
-        .filter(|kind| !tried.contains(**kind))
+    println!("situations it came to:");
+    for (kind, count) in &tally.situations {
+        println!("  {count:>8}  {kind}");
+    }
+    let seen = tally.coverage.keys().chain(tally.situations.keys());
+    let seen: BTreeSet<&str> = seen.map(String::as_str).collect();
+    let demanded_kinds = FAULT_KINDS.iter().chain(&SITUATIONS);
+    let untried: Vec<&&str> = demanded_kinds
+        .filter(|kind| !seen.contains(**kind))
         .collect();
-    // Few seeds need not have every fault.
+    // Few seeds need not have everything.
     let demanded = seeds >= 100;
     if !untried.is_empty() {
-        println!("never active: {untried:?}");
+        println!("never seen: {untried:?}");
     }
     if !tally.bad.is_empty() {
         println!("bad: {}", tally.bad.join(", "));

@@ -23,6 +23,7 @@ use crate::view::Views;
 struct Active {
     fault: Fault,
     hits: BTreeSet<String>,
+    began: Duration,
     until: Duration,
 }
 
@@ -32,6 +33,7 @@ pub struct Faults {
     servers: Vec<String>,
     machines: Vec<String>,
     latency_max_ms: u64,
+    svid_ttl: Duration,
     draws: SmallRng,
     active: Vec<Active>,
     /// Directed links that let nothing through now.
@@ -43,6 +45,8 @@ pub struct Faults {
     /// Machines whose disk rots, and so whose server may never start again.
     rotten: BTreeSet<String>,
     coverage: BTreeMap<&'static str, u64>,
+    /// How often agents were away for longer than an SVID lives.
+    away: u64,
 }
 
 impl Faults {
@@ -55,6 +59,7 @@ impl Faults {
             machines: all_servers.chain(agents).collect(),
             servers,
             latency_max_ms: shape.latency_max_ms,
+            svid_ttl: Duration::from_secs(shape.svid_ttl_seconds),
             draws,
             active: Vec::new(),
             cut: BTreeSet::new(),
@@ -62,12 +67,18 @@ impl Faults {
             was_hurt: BTreeSet::new(),
             rotten: BTreeSet::new(),
             coverage: BTreeMap::new(),
+            away: 0,
         }
     }
 
     /// How often each fault became active.
     pub fn coverage(&self) -> &BTreeMap<&'static str, u64> {
         &self.coverage
+    }
+
+    /// How often agents were cut off, or down, for longer than an SVID lives.
+    pub fn times_away(&self) -> u64 {
+        self.away
     }
 
     /// Whether a fault keeps this machine's process from running.
@@ -167,6 +178,7 @@ impl Faults {
         self.active.push(Active {
             fault: fault.clone(),
             hits,
+            began: sim.elapsed(),
             until,
         });
         self.set_links(sim);
@@ -247,6 +259,10 @@ impl Faults {
     fn undo(&mut self, over: &[Active], sim: &mut turmoil::Sim<'static>, world: &World) {
         for ended in over {
             world.note("driver", &format!("{:?} ends", ended.fault));
+            let lasted = sim.elapsed().saturating_sub(ended.began);
+            if lasted > self.svid_ttl && ended.keeps_agents_away() {
+                self.away += 1;
+            }
             for name in &ended.hits {
                 match &ended.fault {
                     Fault::Skew { .. } => world.machine(name).clock().skew(0),
@@ -301,6 +317,14 @@ impl Faults {
 }
 
 impl Active {
+    /// Whether agents can reach no server, or do not run.
+    fn keeps_agents_away(&self) -> bool {
+        matches!(
+            self.fault,
+            Fault::Isolate(Who::Agent(_)) | Fault::Crash(Who::Agent(_) | Who::AllServers)
+        )
+    }
+
     fn cuts(&self, from: &str, to: &str) -> bool {
         let (hits_from, hits_to) = (self.hits.contains(from), self.hits.contains(to));
         match &self.fault {

@@ -21,10 +21,12 @@ use super::machine::Machine;
 use super::operator::{KEYED, Order};
 use super::plan::{Deed, Plan, Shape};
 use super::server::FOUNDER;
+use super::situations::{AWAY, Situations};
 use super::world::World;
 use super::{agent, server};
 use crate::invariant::sinks_miss_nothing::copied;
 use crate::invariant::{Invariants, Violation};
+use crate::oracle::Oracle;
 use crate::view::{Views, is_leader};
 
 /// One step of the simulation.
@@ -53,12 +55,16 @@ pub struct Outcome {
     pub trace: Vec<String>,
     /// How often each fault became active.
     pub coverage: BTreeMap<&'static str, u64>,
+    /// How often it came to each situation.
+    pub situations: BTreeMap<&'static str, u64>,
     /// Virtual time.
     pub elapsed: Duration,
     /// SVIDs that workloads were given.
     pub svids: usize,
     /// Leaves of the audit log.
     pub leaves: usize,
+    /// When, in milliseconds of the cluster's time, whoever was issued an SVID or a token.
+    pub issued: Vec<(i64, String)>,
 }
 
 /// Runs a plan.
@@ -74,6 +80,7 @@ struct Simulation<'p> {
     world: World,
     sim: turmoil::Sim<'static>,
     faults: Faults,
+    situations: Situations,
     views: Views,
     invariants: Invariants,
     /// Processes that ended by themselves, and when they are started again.
@@ -86,6 +93,12 @@ struct Simulation<'p> {
     grown: bool,
     /// The last that is dropped.
     instants: SimulatedInstants,
+}
+
+fn issued(oracle: &Oracle) -> Vec<(i64, String)> {
+    let leaves = oracle.log();
+    let issued = leaves.filter(|leaf| leaf.issuance.is_some() && leaf.decision == "accepted");
+    issued.map(|leaf| (leaf.time_ms, leaf.subject)).collect()
 }
 
 /// Names of the servers' machines.
@@ -147,6 +160,7 @@ impl<'p> Simulation<'p> {
         Self {
             plan,
             faults: Faults::new(shape, draws),
+            situations: Situations::default(),
             views: Views::default(),
             invariants: Invariants::all(),
             world,
@@ -181,6 +195,7 @@ impl<'p> Simulation<'p> {
             digest: inner.trace.digest(),
             trace: inner.trace.lines().to_vec(),
             coverage: self.faults.coverage().clone(),
+            situations: self.situations.counts().clone(),
             elapsed: self.sim.elapsed(),
             svids: inner.oracle.received.len(),
             leaves: inner
@@ -190,6 +205,7 @@ impl<'p> Simulation<'p> {
                 .map(Vec::len)
                 .max()
                 .unwrap_or(0),
+            issued: issued(&inner.oracle),
         }
     }
 
@@ -335,10 +351,12 @@ impl<'p> Simulation<'p> {
 
     fn chaos(&mut self) -> Result<(), Violation> {
         let began = self.sim.elapsed();
+        self.situations.begin(&self.views);
         let mut faults = self.plan.faults.iter().peekable();
         let mut deeds = self.plan.deeds.iter().peekable();
         while self.sim.elapsed() < began + self.plan.shape.chaos {
             self.step()?;
+            self.situations.look(&self.views);
             let since = self.sim.elapsed().saturating_sub(began);
             while let Some(planned) = faults.next_if(|planned| planned.at <= since) {
                 let until = self.sim.elapsed() + planned.lasts;
@@ -356,6 +374,7 @@ impl<'p> Simulation<'p> {
             let now = self.sim.elapsed();
             self.faults.end_due(now, &mut self.sim, &self.world);
         }
+        self.situations.end(began, &self.world.lock());
         Ok(())
     }
 
@@ -443,6 +462,7 @@ impl<'p> Simulation<'p> {
 
     fn heal(&mut self) -> Result<(), Violation> {
         self.faults.end_all(&mut self.sim, &self.world);
+        self.situations.add(AWAY, self.faults.times_away());
         // Orders that nobody took are not given any more.
         for orders in self.world.lock().orders.values_mut() {
             orders.clear();

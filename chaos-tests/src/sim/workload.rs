@@ -37,7 +37,8 @@ pub async fn live(world: World, machine: String, socket: PathBuf, user: u32, sha
         let life = run(&world, &machine, &socket, uid, &memory);
         let _ = tokio::time::timeout(length, life).await;
         memory.kill();
-        world.lock().oracle.process_ended(&machine, uid);
+        let at = world.time.elapsed();
+        world.lock().oracle.process_ended(at, &machine, uid);
         tokio::time::sleep(Duration::from_millis(draws.gen_range(0..500))).await;
     }
 }
