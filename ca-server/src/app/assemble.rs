@@ -131,8 +131,7 @@ fn assemble(
     );
     let rotation = Rotation::start(host.clone(), consensus.clone(), Arc::clone(&keyring), tasks);
     checkpoint::start(host, consensus.clone(), Arc::clone(&keyring), tasks);
-    let reconcile = reconcile::run(consensus.clone(), tasks.token());
-    tasks.spawn("membership", reconcile);
+    reconcile::start(consensus.clone(), tasks);
     Arc::new(Shared {
         issuer,
         hub: Hub::start(consensus.clone(), tasks),

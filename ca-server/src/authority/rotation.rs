@@ -92,18 +92,11 @@ impl Rotation {
         let schedule = Periodic::new(PERIOD, wake.clone(), tasks.token());
         tasks.spawn("rotation", rotation.clone().run(schedule));
         let (mut applied, token) = (rotation.0.consensus.applied(), tasks.token());
-        tasks.spawn("rotation wake", async move {
-            // Level-triggered: several changes before the next run cause one run.
-            loop {
-                tokio::select! {
-                    () = token.cancelled() => return,
-                    changed = applied.changed() => if changed.is_err() { return },
-                }
-                wake.wake();
-                // Under load something is applied all the time.
-                tokio::time::sleep(WAKE_PAUSE).await;
-            }
-        });
+        let changed = async move || applied.changed().await.is_ok();
+        tasks.spawn(
+            "rotation wake",
+            wake.after_changes(changed, WAKE_PAUSE, token),
+        );
         rotation
     }
 

@@ -8,14 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mintmark_runtime::failpoint;
-use tokio_util::sync::CancellationToken;
+use mintmark_runtime::task::Tasks;
+use mintmark_runtime::task::periodic::{Periodic, Wake};
 
 use crate::Consensus;
 use crate::raft::Role;
 
 /// How often the job looks when nothing changes.
 const PERIOD: Duration = Duration::from_secs(1);
-/// Between a change and the next look: under load something changes all the time.
+/// Between two looks that changes cause.
 const CHANGE_PAUSE: Duration = Duration::from_millis(50);
 /// Voters beyond this number only slow the log down.
 pub const VOTERS_MAX: usize = 5;
@@ -71,29 +72,26 @@ pub fn next_step(wanted: &BTreeMap<u64, String>, present: &Present) -> Option<St
     Some(Step::Promote(*learner))
 }
 
-/// Runs until it is stopped.
-pub async fn run(consensus: Consensus, stop: CancellationToken) {
+/// Starts the job.
+pub fn start(consensus: Consensus, tasks: &Tasks) {
+    let wake = Wake::new();
+    let mut schedule = Periodic::new(PERIOD, wake.clone(), tasks.token());
     let (mut status, mut applied) = (consensus.status(), consensus.applied());
-    loop {
-        take_step(&consensus).await;
-        let changed = async {
-            let seen = tokio::select! {
-                seen = status.changed() => seen,
-                seen = applied.changed() => seen,
-            };
-            match seen {
-                Ok(()) => tokio::time::sleep(CHANGE_PAUSE).await,
-                // Nothing changes any more.
-                Err(_) => std::future::pending().await,
-            }
-        };
+    let changed = async move || {
         tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            () = changed => {}
-            () = tokio::time::sleep(PERIOD) => {}
+            seen = status.changed() => seen.is_ok(),
+            seen = applied.changed() => seen.is_ok(),
         }
-    }
+    };
+    tasks.spawn(
+        "membership wake",
+        wake.after_changes(changed, CHANGE_PAUSE, tasks.token()),
+    );
+    tasks.spawn("membership", async move {
+        while schedule.next().await {
+            take_step(&consensus).await;
+        }
+    });
 }
 
 /// Takes the step that is due, if this server leads.

@@ -33,6 +33,25 @@ impl Wake {
     pub async fn woken(&self) {
         self.0.notified().await;
     }
+
+    /// Asks for a run after each change, once in `pause` at the most: under load something changes all the
+    /// time. `changed` waits for the next change, and is false when there will be none. Ends then, or when the
+    /// token is cancelled.
+    pub async fn after_changes(
+        self,
+        mut changed: impl AsyncFnMut() -> bool,
+        pause: Duration,
+        token: CancellationToken,
+    ) {
+        loop {
+            tokio::select! {
+                () = token.cancelled() => return,
+                more = changed() => if !more { return },
+            }
+            self.wake();
+            tokio::time::sleep(pause).await;
+        }
+    }
 }
 
 /// The schedule of one loop:
@@ -144,6 +163,31 @@ mod tests {
         assert_eq!(began.elapsed(), Duration::from_secs(1));
         assert!(periodic.next().await);
         assert_eq!(began.elapsed(), PERIOD + Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_changes_cause_a_run_for_each_pause() {
+        let (mut periodic, wake, token) = schedule();
+        assert!(periodic.next().await);
+        let (changes, mut seen) = tokio::sync::watch::channel(0);
+        let pause = Duration::from_millis(50);
+        let waking = wake.after_changes(async move || seen.changed().await.is_ok(), pause, token);
+        let began = Instant::now();
+        let changing = async move {
+            for n in 0..100 {
+                changes.send_replace(n);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let counting = async {
+            let mut runs = 0;
+            while periodic.next().await && began.elapsed() < PERIOD {
+                runs += 1;
+            }
+            runs
+        };
+        let ((), (), runs) = tokio::join!(waking, changing, counting);
+        assert_eq!(runs, 3, "at 0, 50 and 100 ms");
     }
 
     #[tokio::test(start_paused = true)]
