@@ -3,8 +3,9 @@
 //! Responsible for: when the next server is asked, and whose answer counts. Always holds: a server
 //! that fails is followed by the next at once, one that is silent after a patience that doubles; no
 //! more than [`AT_ONCE`] are asked at a time, of which the older is given up for the next one; each
-//! is asked once, and again only while another keeps the call waiting; what most servers deny is
-//! denied; a call ends within [`CALL_DEADLINE`]. Not here: which server comes first (`order`), how long the patience is
+//! is asked once, and again only while another keeps the call waiting; when one denies the agent, all
+//! others are asked at once, and what most servers deny is denied; a call ends within
+//! [`CALL_DEADLINE`]. Not here: which server comes first (`order`), how long the patience is
 //! (`patience`), connections.
 
 use std::{
@@ -23,7 +24,7 @@ use super::patience::Waits;
 
 /// How long a call may take, whoever is asked; longer than an election.
 pub(super) const CALL_DEADLINE: Duration = Duration::from_secs(20);
-/// How many servers are asked at a time.
+/// How many servers are asked at a time, while none denies the agent.
 const AT_ONCE: usize = 2;
 
 /// What a failure says.
@@ -93,6 +94,8 @@ where
                     }
                     if !failures.is_final() && round.ask_next(&ask) {
                         due = Instant::now() + waits.draw();
+                        // Whoever contradicts is not kept waiting by one that is dead.
+                        while failures.denial.is_some() && round.ask_next(&ask) {}
                     }
                 }
             },
