@@ -43,7 +43,7 @@ use crate::{
     peer_tls::OwnSvid,
     pinning::Pinning,
     server_client::{Servers, item_result},
-    status::{NOT_ACTIVE, code_of, explain},
+    status::{NOT_ACTIVE, code_of, explain, is_stranger},
     sync::denial_of,
     trust::Trust,
     verify,
@@ -185,8 +185,31 @@ fn next_step(own: Option<&Own>, standing: Standing, now: Timestamp) -> Step {
 enum Failure {
     /// Trying again may help.
     Passing(String),
+    /// So it may, but with another bundle: this one does not verify the server.
+    Stranger(String),
     /// A person must act.
     Final(AgentError),
+}
+
+impl Failure {
+    /// What a call ended with that may be tried again.
+    fn of(status: &Status) -> Self {
+        let reason = explain(status);
+        if is_stranger(status) {
+            Self::Stranger(reason)
+        } else {
+            Self::Passing(reason)
+        }
+    }
+
+    /// Why, and whether the server is one that the bundle does not verify; or what a person must know.
+    fn passing(self) -> Result<(String, bool), AgentError> {
+        match self {
+            Self::Passing(reason) => Ok((reason, false)),
+            Self::Stranger(reason) => Ok((reason, true)),
+            Self::Final(error) => Err(error),
+        }
+    }
 }
 
 impl From<StoreError> for Failure {
@@ -209,6 +232,8 @@ impl AgentSvid {
         let mut states = self.cache.watch();
         let mut trust = self.trust.replaced();
         let mut kept = true;
+        // Whether the bundle may be one that does not verify servers any more.
+        let mut doubtful = false;
         loop {
             let now = self.host.clock.now();
             if let Some(own) = own.as_ref().filter(|_| !kept) {
@@ -227,18 +252,21 @@ impl AgentSvid {
             let step = self.sooner_if_superseded(next_step(own.as_ref(), standing, now), now);
             let wait = match step {
                 Step::Wait(at) => at.since(now),
-                step => match self.perform(step, own.as_ref(), &stop).await {
+                step => match self.perform(step, own.as_ref(), doubtful, &stop).await {
                     Some(Ok(fresh)) => {
                         backoff.reset();
+                        doubtful = false;
                         kept = self.keep(&fresh);
                         self.adopt(&fresh);
                         own = Some(fresh);
                         continue;
                     }
-                    Some(Err(Failure::Final(error))) => return Err(error),
-                    Some(Err(Failure::Passing(reason))) => {
+                    Some(Err(failure)) => {
+                        let (reason, is_stranger) = failure.passing()?;
                         tracing::warn!(?step, reason, "the agent's SVID: trying again");
-                        backoff.next_delay(draw_u64(self.host.entropy.as_ref()))
+                        let delay = backoff.next_delay(draw_u64(self.host.entropy.as_ref()));
+                        doubtful = is_stranger || Pinning::is_due_after(backoff.failures());
+                        delay
                     }
                     None => return Ok(()),
                 },
@@ -345,10 +373,11 @@ impl AgentSvid {
         &mut self,
         step: Step,
         own: Option<&Own>,
+        is_doubtful: bool,
         stop: &CancellationToken,
     ) -> Option<Result<Own, Failure>> {
         let doing = async {
-            self.ensure_trust().await?;
+            self.ensure_trust(is_doubtful).await?;
             match (step, own) {
                 (Step::Renew, Some(own)) => self.renew(own).await,
                 (Step::Resume, Some(own)) => self.resume(own).await,
@@ -361,14 +390,17 @@ impl AgentSvid {
         }
     }
 
-    async fn ensure_trust(&self) -> Result<(), Failure> {
-        if self.trust.is_usable(self.host.clock.now()) {
+    /// Asks what to trust when there is no bundle that is valid, or one by which servers cannot be
+    /// verified: authorities may have been rotated or revoked while the agent was away.
+    async fn ensure_trust(&self, is_doubtful: bool) -> Result<(), Failure> {
+        let is_usable = self.trust.is_usable(self.host.clock.now());
+        if is_usable && !is_doubtful {
             return Ok(());
         }
         let seen = self.cache.current().bundle_position();
         match self.pinning.ask(&self.servers, &self.trust, seen).await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(Failure::Passing(error.to_string())),
+            Err(error) if !is_usable => Err(Failure::Passing(error.to_string())),
+            _ => Ok(()),
         }
     }
 
@@ -397,7 +429,7 @@ impl AgentSvid {
                 let reason = explain(&status);
                 Err(Failure::Final(AgentError::Refused { reason }))
             }
-            Err(status) => Err(Failure::Passing(explain(&status))),
+            Err(status) => Err(Failure::of(&status)),
         }
     }
 
@@ -448,7 +480,7 @@ impl AgentSvid {
                 None if code_of(&status).as_deref() == Some(NOT_ACTIVE) => {
                     return self.resume(own).await;
                 }
-                None => return Err(Failure::Passing(explain(&status))),
+                None => return Err(Failure::of(&status)),
             },
         };
         let issued = issued.map_err(|error| Failure::Passing(error.to_string()))?;

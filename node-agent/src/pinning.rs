@@ -16,6 +16,7 @@ use mintmark_runtime::{
     Host,
     disk::MODE_PUBLIC,
     grpc::{ChannelOptions, Target, channel},
+    mutation::{self, Bug},
     network::Address,
 };
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,9 @@ use crate::{
     statement::{self, StatementError, VerifiedStatement},
     trust::Trust,
 };
+
+/// After so many failures in a row, and each time so many more, an agent asks again what to trust.
+const DOUBT_AFTER: u32 = 5;
 
 #[derive(Clone, Default, Serialize, Deserialize, PartialEq, Eq, Debug)]
 #[serde(deny_unknown_fields)]
@@ -97,6 +101,9 @@ impl Pinning {
         trust: &Trust,
         seen: (u64, u64),
     ) -> Result<(), StatementError> {
+        if mutation::is(Bug::DoubtIgnored) && trust.is_usable(self.host.clock.now()) {
+            return Err(StatementError::refused("there is a valid bundle"));
+        }
         let Some(pin) = self.pin() else {
             return Err(StatementError::refused(
                 "no pin of the trust-domain key is known",
@@ -113,6 +120,13 @@ impl Pinning {
         trust.replace(Arc::clone(&statement.bundle)).await;
         self.remember(&statement).await;
         Ok(())
+    }
+
+    /// Whether so many failures in a row are a reason to ask, although the bundle is valid and no server was
+    /// seen that it does not verify.
+    #[must_use]
+    pub const fn is_due_after(failures: u32) -> bool {
+        failures > 0 && failures.is_multiple_of(DOUBT_AFTER)
     }
 
     /// A connection to whoever is there; only a signed statement is taken from it.

@@ -4,9 +4,12 @@
 //! `google.rpc.ErrorInfo` for programs. Always holds: where SPIRE's clients compare text, its
 //! words come first; nothing of the inside leaks. Not here: when to say no.
 
+use std::{error::Error as _, io};
+
 use mintmark_proto::google::rpc::{ErrorInfo, Status as RpcStatus};
 use mintmark_runtime::cause::with_causes;
 use prost::{Message, Name};
+use rustls::{CertificateError, Error};
 use tonic::{Code, Status};
 
 use crate::code;
@@ -46,6 +49,23 @@ fn with_details(grpc: Code, code: code::Code, message: String) -> Status {
 pub fn explain(status: &Status) -> String {
     let words = format!("{:?}: {}", status.code(), status.message());
     with_causes(words, status)
+}
+
+/// Whether a call failed because no authority that this agent knows signed the server's certificate.
+#[must_use]
+pub fn is_stranger(status: &Status) -> bool {
+    let unknown = Error::InvalidCertificate(CertificateError::UnknownIssuer);
+    let mut causes = std::iter::successors(status.source(), |error| (*error).source());
+    causes.any(|cause| {
+        let inner = match cause.downcast_ref::<io::Error>() {
+            // Its own source is that of the error inside, which would be passed over.
+            Some(error) => error
+                .get_ref()
+                .and_then(|inner| inner.downcast_ref::<Error>()),
+            None => cause.downcast_ref::<Error>(),
+        };
+        inner == Some(&unknown)
+    })
 }
 
 /// The stable code in a status that a server or an agent of ours sent.

@@ -33,7 +33,7 @@ use crate::{
     metrics::Metrics,
     pinning::Pinning,
     server_client::{Failure, Servers},
-    status::{NOT_ACTIVE, code_of, explain},
+    status::{NOT_ACTIVE, code_of, explain, is_stranger},
     trust::Trust,
 };
 
@@ -43,8 +43,6 @@ pub mod convert;
 const OUTGOING: usize = 4;
 /// How long a server may take to begin its answer.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
-/// After so many failures in a row, and each time so many more, the agent asks what to trust.
-const STATEMENT_FAILURES: u32 = 5;
 /// By how much the agents of a stale server spread their search for another, at first.
 const SEEK_SPREAD: Duration = Duration::from_millis(500);
 /// The longest pause in that search.
@@ -150,9 +148,10 @@ impl UpdateStream {
                         let status = explain(&status);
                         tracing::warn!(code = %code::NO_SERVER, status, "no server answers");
                     }
-                    let failures = backoff.failures();
+                    let doubtful =
+                        is_stranger(&status) || Pinning::is_due_after(backoff.failures());
                     let pause = async {
-                        if failures.is_multiple_of(STATEMENT_FAILURES) {
+                        if doubtful {
                             self.refresh_trust().await;
                         }
                         tokio::time::sleep(delay).await;
@@ -166,8 +165,7 @@ impl UpdateStream {
         }
     }
 
-    /// An agent that was away while authorities turned has a bundle that is valid and verifies no
-    /// server any more; the pinned key says what holds now.
+    /// The pinned key says what holds now.
     async fn refresh_trust(&self) {
         let seen = self.cache.current().bundle_position();
         if let Err(error) = self.pinning.ask(&self.servers, &self.trust, seen).await {

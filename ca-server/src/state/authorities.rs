@@ -101,8 +101,12 @@ impl Authorities {
 
 /// Whether the trust bundle has it.
 pub(super) fn in_bundle(authority: &Authority) -> bool {
-    use AuthorityState::{Active, Old, Published};
-    matches!(authority.state(), Published | Active | Old)
+    use AuthorityState::{Active, Old, Published, Revoked};
+    match authority.state() {
+        Published | Active | Old => true,
+        Revoked => mutation::is(Bug::RevokedKept),
+        _ => false,
+    }
 }
 
 fn in_progress_or_bundle(authority: &Authority) -> bool {
@@ -427,7 +431,7 @@ fn why_not_revoked(authority: &Authority) -> Option<Refusal> {
     } else if !authority.tainted {
         // Tainting first makes agents replace what the authority signed.
         Some(Refusal::AuthorityNotTainted)
-    } else if authority.state() == AuthorityState::Active {
+    } else if authority.state() == AuthorityState::Active && !mutation::is(Bug::ActiveRevoked) {
         // The bundle would be left with nothing by which to verify what comes next.
         Some(Refusal::AuthorityInUse)
     } else {

@@ -3,6 +3,7 @@
 //! and each that was prepared for somebody. Servers move them on by themselves meanwhile.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use mintmark_proto::mintmark::state::v1::{Authority as Record, AuthorityState};
 
@@ -12,7 +13,7 @@ use crate::linearizability::authority_slot::{
     Authority, AuthoritySlot, Op, Outcome, Phase, State, Why,
 };
 use crate::oracle::{Answer, Asked};
-use crate::sim::operator::Order;
+use crate::sim::operator::{Authority as Named, Order};
 
 /// The property.
 pub struct AuthoritiesStandAsTold;
@@ -45,8 +46,18 @@ impl Invariant for AuthoritiesStandAsTold {
     }
 }
 
-/// A call without an answer says nothing here: servers prepare authorities by themselves too.
 fn call<'a>(asked: &'a Asked, numbers: &mut Numbers<'a>) -> Option<Told<'static, Op, Outcome>> {
+    let op = match &asked.order {
+        Order::Taint(Named(id)) => Some(Op::Taint(numbers.of(id))),
+        Order::Revoke(Named(id)) => Some(Op::Revoke(numbers.of(id))),
+        _ => None,
+    };
+    if let Some(op) = op {
+        let answered = asked.answered.as_ref();
+        let answered = answered.and_then(|(at, answer)| Some((*at, withdrawn(answer)?)));
+        return Some(told(op, asked, answered));
+    }
+    // Of all else a call without an answer says nothing: servers prepare authorities by themselves too.
     let (at, answer) = asked.answered.as_ref()?;
     let (op, outcome) = match (&asked.order, answer) {
         (Order::Rotate, Answer::Prepared(id)) => (Op::Prepare(numbers.of(id)), Outcome::Done),
@@ -58,12 +69,30 @@ fn call<'a>(asked: &'a Asked, numbers: &mut Numbers<'a>) -> Option<Told<'static,
         }
         _ => return None,
     };
-    Some(Told {
+    Some(told(op, asked, Some((*at, outcome))))
+}
+
+fn told(
+    op: Op,
+    asked: &Asked,
+    answered: Option<(Duration, Outcome)>,
+) -> Told<'static, Op, Outcome> {
+    Told {
         key: "X.509",
         op,
         invoked: asked.invoked,
-        answered: Some((*at, outcome)),
-    })
+        answered,
+    }
+}
+
+/// What came of a taint or a revocation; nobody knows when there is no answer.
+fn withdrawn(answer: &Answer) -> Option<Outcome> {
+    match answer {
+        Answer::Done => Some(Outcome::Done),
+        Answer::NotFound => Some(Outcome::Refused(Why::NotFound)),
+        Answer::Refused(_) => Some(Outcome::Refused(Why::Conflict)),
+        _ => None,
+    }
 }
 
 fn stand<'a>(all: &'a [Record], numbers: &mut Numbers<'a>) -> State {

@@ -275,9 +275,6 @@ fn further(state: &State, op: &Op) -> Vec<State> {
         Op::Revoke(id) => *id,
         Op::Prepare(_) | Op::Read => return vec![state.clone()],
     };
-    let Some(from) = state.get(&id).copied() else {
-        return vec![state.clone()];
-    };
     let phases = [
         Phase::Prepared,
         Phase::Published,
@@ -286,14 +283,23 @@ fn further(state: &State, op: &Op) -> Vec<State> {
         Phase::Retired,
         Phase::Revoked,
     ];
+    let known = state.get(&id).copied();
+    // One that is new here was made by servers, and stood as this does at some time.
+    let from = known.unwrap_or(Authority {
+        phase: Phase::Prepared,
+        tainted: false,
+    });
     let reached = phases
         .into_iter()
         .map(|phase| Authority { phase, ..from })
         .filter(|to| leads(from, *to));
-    reached
-        .map(|to| match to.phase {
-            Phase::Active if from.phase != Phase::Active => activated(state, id),
-            _ => with(state, id, to),
-        })
-        .collect()
+    let reached = reached.map(|to| match to.phase {
+        Phase::Active if known.is_none_or(|known| known.phase != Phase::Active) => {
+            activated(&with(state, id, to), id)
+        }
+        _ => with(state, id, to),
+    });
+    // Or there is none.
+    let unknown = known.is_none().then(|| state.clone());
+    reached.chain(unknown).collect()
 }

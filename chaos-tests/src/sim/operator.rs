@@ -5,6 +5,7 @@
 //!
 //! Not here: which orders there are when (`plan`, `run`).
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use mintmark_proto::mintmark::audit::v1::audit_client::AuditClient;
 use mintmark_proto::mintmark::cluster::v1::cluster_client::ClusterClient;
 use mintmark_proto::mintmark::cluster::v1::{
     CreateServerTokenRequest, ListAuthoritiesRequest, PrepareAuthorityRequest,
+    RevokeAuthorityRequest, TaintAuthorityRequest,
 };
 use mintmark_proto::mintmark::state::v1::AuthorityKind;
 use mintmark_proto::spire::agent::agent_client::AgentClient;
@@ -38,6 +40,16 @@ use crate::oracle::{Answer, EntrySeen};
 const PATIENCE: Duration = Duration::from_secs(6);
 /// How often an operator looks for the next order.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// The id of an authority. It follows from a key, which is drawn by chance, so it has no place in a trace.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Authority(pub String);
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an authority")
+    }
+}
 
 /// Something to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +102,10 @@ pub enum Order {
     },
     /// Prepare a new X.509 authority.
     Rotate,
+    /// Taint an authority.
+    Taint(Authority),
+    /// Revoke an authority.
+    Revoke(Authority),
     /// Read the whole audit log.
     ReadLog,
 }
@@ -216,6 +232,20 @@ async fn obey(
                 .prepare_authority(request)
                 .await?;
             Ok(Answer::Prepared(prepared.into_inner().authority_id))
+        }
+        Order::Taint(Authority(id)) => {
+            let authority_id = id.clone();
+            let request = TaintAuthorityRequest { authority_id };
+            let mut client = ClusterClient::new(admin.clone());
+            client.taint_authority(request).await?;
+            Ok(Answer::Done)
+        }
+        Order::Revoke(Authority(id)) => {
+            let authority_id = id.clone();
+            let request = RevokeAuthorityRequest { authority_id };
+            let mut client = ClusterClient::new(admin.clone());
+            client.revoke_authority(request).await?;
+            Ok(Answer::Done)
         }
     }
 }

@@ -25,6 +25,8 @@ pub struct Shape {
     pub workloads: u32,
     /// Agents that race for one join token: none, or 2 or 3.
     pub racers: u32,
+    /// Whether an authority is withdrawn in peace, at the end.
+    pub withdraws: bool,
     /// Lifetime of authorities.
     pub ca_ttl_seconds: u64,
     /// Lifetime of X.509-SVIDs.
@@ -202,6 +204,13 @@ pub enum Deed {
     },
     /// Prepares a new X.509 authority now.
     Rotate,
+    /// Taints an X.509 authority, as if its key were known to others.
+    Taint {
+        /// Not the one that signs, but the one before it.
+        old: bool,
+    },
+    /// Revokes a tainted X.509 authority.
+    Revoke,
     /// Lets one more server join.
     Grow,
     /// Makes one join token for all agents that race.
@@ -237,6 +246,7 @@ impl Plan {
         let faults = faults(&shape, &mut draws);
         let mut deeds = deeds(&shape, &mut draws);
         repetitions(&shape, &mut deeds);
+        withdrawals(&shape, &mut deeds);
         Self {
             shape,
             faults,
@@ -261,6 +271,7 @@ fn shape(seed: u64, draws: &mut SmallRng) -> Shape {
         agents: draws.gen_range(2..4),
         workloads: draws.gen_range(1..4),
         racers: races(seed),
+        withdraws: seed.is_multiple_of(8),
         ca_ttl_seconds: svid_ttl_seconds * draws.gen_range(6..9),
         svid_ttl_seconds,
         hybrid: draws.gen_ratio(1, 8),
@@ -396,6 +407,7 @@ fn deeds(shape: &Shape, draws: &mut SmallRng) -> Vec<(Duration, u32, Deed)> {
 /// Streams of their own, so that what was added later leaves the other draws of a seed as they were.
 const RACE_STREAM: u64 = 0x7ace;
 const REPETITION_STREAM: u64 = 0x7e9e;
+const WITHDRAWAL_STREAM: u64 = 0x7a17;
 /// So soon somebody asks again.
 const REPEATED_WITHIN_MS: u64 = 4_000;
 
@@ -431,6 +443,31 @@ fn repetitions(shape: &Shape, deeds: &mut Vec<(Duration, u32, Deed)>) {
         deeds.push((again, server(&mut draws), deed));
     }
     // What is due at one moment stays in the order in which it was drawn.
+    deeds.sort_by_key(|(at, _, _)| *at);
+}
+
+/// An operator who withdraws an authority asks again until it is out of the bundle.
+const REVOCATIONS: u32 = 4;
+
+/// Authorities that are tainted and revoked: in every third run one, now and then a second.
+fn withdrawals(shape: &Shape, deeds: &mut Vec<(Duration, u32, Deed)>) {
+    let mut draws = SmallRng::seed_from_u64(shape.seed ^ WITHDRAWAL_STREAM << 48);
+    let chaos = u64::try_from(shape.chaos.as_millis()).unwrap_or(u64::MAX);
+    let times = match draws.gen_range(0..12) {
+        0..=2 => 1,
+        3 => 2,
+        _ => 0,
+    };
+    for _ in 0..times {
+        let server = |draws: &mut SmallRng| draws.gen_range(1..=shape.servers);
+        let mut at = Duration::from_millis(draws.gen_range(0..chaos));
+        let old = draws.gen_ratio(1, 3);
+        deeds.push((at, server(&mut draws), Deed::Taint { old }));
+        for _ in 0..REVOCATIONS {
+            at += Duration::from_millis(draws.gen_range(500..4_000));
+            deeds.push((at, server(&mut draws), Deed::Revoke));
+        }
+    }
     deeds.sort_by_key(|(at, _, _)| *at);
 }
 

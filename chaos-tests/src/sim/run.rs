@@ -7,6 +7,7 @@
 //! Not here: what happens when (`plan`), what must hold (`crate::invariant`).
 
 mod taking_back;
+mod withdrawing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -63,8 +64,8 @@ pub struct Outcome {
     pub svids: usize,
     /// Leaves of the audit log.
     pub leaves: usize,
-    /// When, in milliseconds of the cluster's time, whoever was issued an SVID or a token.
-    pub issued: Vec<(i64, String)>,
+    /// Everything that was issued, by the audit log.
+    pub issued: Vec<Issued>,
 }
 
 /// Runs a plan.
@@ -95,10 +96,27 @@ struct Simulation<'p> {
     instants: SimulatedInstants,
 }
 
-fn issued(oracle: &Oracle) -> Vec<(i64, String)> {
-    let leaves = oracle.log();
-    let issued = leaves.filter(|leaf| leaf.issuance.is_some() && leaf.decision == "accepted");
-    issued.map(|leaf| (leaf.time_ms, leaf.subject)).collect()
+/// An issuance, as the audit log has it.
+#[derive(Debug, Clone)]
+pub struct Issued {
+    /// When, in milliseconds of the cluster's time.
+    pub at_ms: i64,
+    /// What: `x509` or `jwt`.
+    pub kind: String,
+    /// To whom.
+    pub spiffe_id: String,
+}
+
+fn issued(oracle: &Oracle) -> Vec<Issued> {
+    let accepted = oracle.log().filter(|leaf| leaf.decision == "accepted");
+    let issued = accepted.filter_map(|leaf| {
+        Some(Issued {
+            at_ms: leaf.time_ms,
+            kind: leaf.issuance?.kind,
+            spiffe_id: leaf.subject,
+        })
+    });
+    issued.collect()
 }
 
 /// Names of the servers' machines.
@@ -180,6 +198,7 @@ impl<'p> Simulation<'p> {
         self.chaos()?;
         self.world.note("driver", "the healing begins");
         self.heal()?;
+        self.withdraw()?;
         self.take_back()?;
         self.audit()?;
         let at = self.sim.elapsed();
@@ -380,28 +399,6 @@ impl<'p> Simulation<'p> {
 
     fn deed(&mut self, server: u32, deed: &Deed) {
         let at = format!("server-{server}");
-        let youngest = || {
-            let inner = self.world.lock();
-            inner
-                .oracle
-                .entries()
-                .rfind(|key| key.starts_with("extra/"))
-                .cloned()
-        };
-        let oldest = || {
-            let inner = self.world.lock();
-            let mut extra = inner
-                .oracle
-                .entries()
-                .filter(|key| key.starts_with("extra/"));
-            let deleted = |key: &&String| {
-                let asked = &inner.oracle.asked;
-                asked.iter().any(
-                    |one| matches!(&one.order, Order::DeleteEntry { key: gone } if gone == *key),
-                )
-            };
-            extra.find(|key| !deleted(key)).cloned()
-        };
         let order = match deed {
             Deed::CreateEntry { agent, user } => {
                 let key = format!("extra/{:04}", self.entries_made);
@@ -409,12 +406,14 @@ impl<'p> Simulation<'p> {
                 let path = format!("/{key}");
                 Some(self.one_more_entry(*agent, *user, key, path))
             }
-            Deed::UpdateEntry { ttl_seconds } => youngest().map(|key| Order::UpdateEntry {
-                key,
-                ttl_seconds: *ttl_seconds,
-            }),
-            Deed::DeleteEntry => oldest().map(|key| Order::DeleteEntry { key }),
-            Deed::ReadEntry => youngest().map(|key| Order::ReadEntry { key }),
+            Deed::UpdateEntry { ttl_seconds } => {
+                self.youngest_extra().map(|key| Order::UpdateEntry {
+                    key,
+                    ttl_seconds: *ttl_seconds,
+                })
+            }
+            Deed::DeleteEntry => self.oldest_extra().map(|key| Order::DeleteEntry { key }),
+            Deed::ReadEntry => self.youngest_extra().map(|key| Order::ReadEntry { key }),
             Deed::ReadAgent { agent } => {
                 let inner = self.world.lock();
                 let agent = inner.agent_ids[&format!("agent-{agent}")].clone();
@@ -429,6 +428,9 @@ impl<'p> Simulation<'p> {
                 Some(Order::Ban { agent })
             }
             Deed::Rotate => Some(Order::Rotate),
+            Deed::Taint { old: false } => self.signing().map(Order::Taint),
+            Deed::Taint { old: true } => self.replaced().map(Order::Taint),
+            Deed::Revoke => self.tainted().map(Order::Revoke),
             Deed::Race => Some(Order::RacersToken(racer_names(&self.plan.shape))),
             Deed::CreateKeyed {
                 request,
@@ -448,6 +450,27 @@ impl<'p> Simulation<'p> {
         if let Some(order) = order {
             self.order(&at, order);
         }
+    }
+
+    /// The youngest of the entries that deeds made.
+    fn youngest_extra(&self) -> Option<String> {
+        let inner = self.world.lock();
+        let mut keys = inner.oracle.entries();
+        keys.rfind(|key| key.starts_with("extra/")).cloned()
+    }
+
+    /// The oldest of them that nobody has asked to delete.
+    fn oldest_extra(&self) -> Option<String> {
+        let inner = self.world.lock();
+        let mut extra = inner
+            .oracle
+            .entries()
+            .filter(|key| key.starts_with("extra/"));
+        let deleted = |key: &&String| {
+            let mut asked = inner.oracle.asked.iter();
+            asked.any(|one| matches!(&one.order, Order::DeleteEntry { key: gone } if gone == *key))
+        };
+        extra.find(|key| !deleted(key)).cloned()
     }
 
     /// One more identity for a user of an agent's machine.

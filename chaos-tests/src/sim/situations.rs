@@ -21,6 +21,10 @@ const BAN: &str = "an agent is banned";
 pub const AWAY: &str = "an agent is away for longer than its SVID lives";
 /// An operator had an authority made.
 const ROTATION: &str = "an authority is made on demand";
+/// An operator tainted an authority.
+const TAINT: &str = "an authority is tainted";
+/// An operator revoked an authority.
+const REVOCATION: &str = "an authority is revoked";
 /// An operator made an entry.
 const CREATION: &str = "an entry is made";
 /// An operator changed an entry.
@@ -41,11 +45,13 @@ const CATCHING_UP: &str = "a server catches up by a snapshot";
 const CHURN: &str = "a workload ends";
 
 /// All of them.
-pub const SITUATIONS: [&str; 13] = [
+pub const SITUATIONS: [&str; 15] = [
     RACE,
     BAN,
     AWAY,
     ROTATION,
+    TAINT,
+    REVOCATION,
     CREATION,
     CHANGE,
     DELETION,
@@ -146,6 +152,8 @@ impl Situations {
                 Order::RacersToken(_) => RACE,
                 Order::Ban { .. } => BAN,
                 Order::Rotate => ROTATION,
+                Order::Taint(_) => TAINT,
+                Order::Revoke(_) => REVOCATION,
                 Order::CreateEntry { key, .. } => match keyed(key) {
                     Some(request) if !keys.insert(request) => REPETITION,
                     _ => CREATION,

@@ -648,6 +648,31 @@ mod authorities {
     }
 
     #[test]
+    fn one_that_servers_made_is_tainted_for_good() {
+        let seen = stand(&[
+            (1, Phase::Retired, false),
+            (2, Phase::Old, false),
+            (3, Phase::Active, true),
+        ]);
+        let not_any_more = stand(&[
+            (2, Phase::Old, false),
+            (3, Phase::Old, false),
+            (4, Phase::Active, false),
+        ]);
+        let mut history = rotated();
+        history.call(1, Op::Taint(3), Outcome::Done, 100);
+        history.call(2, Op::Read, seen, 110);
+        accepted(&BUSY, &history);
+        history.call(2, Op::Read, not_any_more, 120);
+        refused(&BUSY, &history);
+        let mut history = rotated();
+        history.call(1, Op::Taint(3), Outcome::Refused(Why::NotFound), 100);
+        accepted(&BUSY, &history);
+        history.call(1, Op::Revoke(3), Outcome::Done, 110);
+        refused(&BUSY, &history);
+    }
+
+    #[test]
     fn only_a_tainted_authority_is_revoked() {
         for slot in [SLOT, BUSY] {
             let mut history = rotated();

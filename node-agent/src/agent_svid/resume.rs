@@ -51,7 +51,7 @@ impl AgentSvid {
                         return Err(Failure::Passing(explain(&status)));
                     }
                     if !is_refusal(&status) {
-                        return Err(Failure::Passing(explain(&status)));
+                        return Err(Failure::of(&status));
                     }
                     refused = Some(status);
                 }

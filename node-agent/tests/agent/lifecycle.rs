@@ -781,6 +781,34 @@ async fn an_agent_that_slept_while_authorities_turned_learns_of_it_by_a_statemen
 }
 
 #[tokio::test]
+async fn an_agent_whose_svid_expired_while_its_bundle_was_revoked_learns_of_it_by_a_statement() {
+    let mut bed = Bed::new().await;
+    let agent = bed.start().await;
+    let learned = bed.config.data_dir.join("trust-domain-key.json");
+    let wait = async {
+        while !learned.exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(wait).await;
+    let before = agent.agent_id();
+    agent.stop().await;
+    bed.stop_server().await;
+    // The authority that it knows is valid for long, and is in no bundle any more.
+    bed.clock.advance(Duration::from_secs(5 * 3_600));
+    bed.world.rotate_authority(true);
+    bed.restart_server().await;
+    bed.config.evidence = Evidence::None;
+    let again = bed.launch().await;
+    let at = bed.world.put_entry(entry("a", "/a"));
+    wait_state(&again, |state| {
+        state.position.is_some_and(|now| now.index == at) && !state.svids.is_empty()
+    })
+    .await;
+    assert_eq!(again.agent_id(), before);
+}
+
+#[tokio::test]
 async fn a_crash_while_the_next_key_became_the_present_one_does_not_certify_it_twice() {
     let mut bed = Bed::new().await;
     let ttl = Duration::from_secs(600);

@@ -70,6 +70,10 @@ bugs! {
     ActivatedUnacknowledged = "activated-unacknowledged",
     /// An authority that no longer signs leaves the bundle while SVIDs of it are valid.
     RetiredAtOnce = "retired-at-once",
+    /// A revoked authority stays in the bundle.
+    RevokedKept = "revoked-kept",
+    /// The authority that signs is revoked before another took its place.
+    ActiveRevoked = "active-revoked",
     // Copies of the audit log.
     /// A copy of the audit log goes on after a restart one leaf too far.
     LeafNotCopied = "leaf-not-copied",
@@ -82,6 +86,8 @@ bugs! {
     DenialIgnored = "denial-ignored",
     /// The agent goes on serving an entry that was deleted.
     RemovalIgnored = "removal-ignored",
+    /// An agent whose bundle verifies no server does not ask what to trust.
+    DoubtIgnored = "doubt-ignored",
     /// The agent does not say what it has seen, and takes what is older.
     OlderUpdateTaken = "older-update-taken",
     /// The agent's cache is written to disk unencrypted.

@@ -49,14 +49,14 @@ impl Simulation<'_> {
 
         let key = KEY.to_owned();
         let deleted = self.ask(Order::DeleteEntry { key })?;
-        self.watch(deleted, |this| {
+        self.watch(GONE, deleted, |this| {
             let has = this.has(&name, &id);
             has.then(|| format!("{name} still has the deleted entry {id}"))
         })?;
 
         self.world.lock().banned.insert(name.clone());
         let banned = self.ask(Order::Ban { agent })?;
-        self.watch(banned, |this| {
+        self.watch(GONE, banned, |this| {
             let serves = this.serves(&name) || this.was_given(&name, banned + GRACE);
             serves.then(|| format!("{name}, which is banned, still serves"))
         })
@@ -72,7 +72,7 @@ impl Simulation<'_> {
     }
 
     /// Has an operator do it; returns when he was told that it is done.
-    fn ask(&mut self, order: Order) -> Result<Duration, Violation> {
+    pub(super) fn ask(&mut self, order: Order) -> Result<Duration, Violation> {
         let (_, servers) = self.members();
         let turn = usize::try_from(self.plan.shape.seed).unwrap_or(0) % servers.len();
         let ticket = self.world.lock().oracle.asked.len();
@@ -82,8 +82,14 @@ impl Simulation<'_> {
             let inner = this.world.lock();
             let mut asked = inner.oracle.asked[ticket..].iter();
             let asked = asked.find(|asked| asked.order == order);
+            let has_happened =
+                matches!(&order, Order::Revoke(authority) if this.is_retired(authority));
             match asked.and_then(|asked| asked.answered.as_ref()) {
                 Some((at, Answer::Done | Answer::Entry(_))) => {
+                    done = *at;
+                    Ok(())
+                }
+                Some((at, Answer::Refused(_))) if has_happened => {
                     done = *at;
                     Ok(())
                 }
@@ -94,8 +100,9 @@ impl Simulation<'_> {
     }
 
     /// Runs on, and looks for what must not be after the grace.
-    fn watch(
+    pub(super) fn watch(
         &mut self,
+        property: &'static str,
         since: Duration,
         mut wrong: impl FnMut(&Self) -> Option<String>,
     ) -> Result<(), Violation> {
@@ -105,7 +112,7 @@ impl Simulation<'_> {
             if at > since + GRACE
                 && let Some(seen) = wrong(self)
             {
-                return Err(Violation::new(GONE, at, seen));
+                return Err(Violation::new(property, at, seen));
             }
         }
         Ok(())
