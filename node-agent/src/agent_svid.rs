@@ -41,7 +41,7 @@ use crate::{
     issuer::IssueError,
     metrics::Metrics,
     peer_tls::OwnSvid,
-    pinning::Pinning,
+    pinning::{Doubt, Pinning},
     server_client::{Servers, item_result},
     status::{NOT_ACTIVE, code_of, explain, is_stranger},
     sync::denial_of,
@@ -232,8 +232,7 @@ impl AgentSvid {
         let mut states = self.cache.watch();
         let mut trust = self.trust.replaced();
         let mut kept = true;
-        // Whether the bundle may be one that does not verify servers any more.
-        let mut doubtful = false;
+        let mut doubt = Doubt::default();
         loop {
             let now = self.host.clock.now();
             if let Some(own) = own.as_ref().filter(|_| !kept) {
@@ -252,10 +251,13 @@ impl AgentSvid {
             let step = self.sooner_if_superseded(next_step(own.as_ref(), standing, now), now);
             let wait = match step {
                 Step::Wait(at) => at.since(now),
-                step => match self.perform(step, own.as_ref(), doubtful, &stop).await {
+                step => match self
+                    .perform(step, own.as_ref(), doubt.is_due(), &stop)
+                    .await
+                {
                     Some(Ok(fresh)) => {
                         backoff.reset();
-                        doubtful = false;
+                        doubt.over();
                         kept = self.keep(&fresh);
                         self.adopt(&fresh);
                         own = Some(fresh);
@@ -265,7 +267,7 @@ impl AgentSvid {
                         let (reason, is_stranger) = failure.passing()?;
                         tracing::warn!(?step, reason, "the agent's SVID: trying again");
                         let delay = backoff.next_delay(draw_u64(self.host.entropy.as_ref()));
-                        doubtful = is_stranger || Pinning::is_due_after(backoff.failures());
+                        doubt.failed(is_stranger, backoff.failures());
                         delay
                     }
                     None => return Ok(()),
@@ -277,7 +279,10 @@ impl AgentSvid {
                 |state: &State| state.denied.is_some() || !Arc::ptr_eq(&state.tainted, &tainted);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                changed = trust.changed() => if changed.is_err() { return Ok(()) },
+                changed = trust.changed() => {
+                    if changed.is_err() { return Ok(()) }
+                    doubt.over();
+                }
                 () = self.superseded.changed() => {}
                 changed = states.wait_for(|state| news(state)) => {
                     if changed.is_err() { return Ok(()) }
@@ -400,7 +405,7 @@ impl AgentSvid {
         let seen = self.cache.current().bundle_position();
         match self.pinning.ask(&self.servers, &self.trust, seen).await {
             Err(error) if !is_usable => Err(Failure::Passing(error.to_string())),
-            _ => Ok(()),
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 

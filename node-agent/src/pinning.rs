@@ -1,7 +1,8 @@
 //! The pin of the trust-domain key, and what it is good for.
 //!
 //! Responsible for: remembering which key speaks for the trust domain, from the configuration or
-//! learned over a verified connection, and asking for a statement when no bundle is valid.
+//! learned over a verified connection, and asking for a statement when no bundle is valid, or none
+//! that verifies servers.
 //! Always holds: a configured pin is never replaced by a learned one; the position of statements
 //! only rises. Not here: verifying a statement (`statement`).
 
@@ -27,11 +28,42 @@ use crate::{
     code,
     server_client::{Failure, Servers},
     statement::{self, StatementError, VerifiedStatement},
-    trust::Trust,
+    trust::{Taken, Trust},
 };
 
 /// After so many failures in a row, and each time so many more, an agent asks again what to trust.
 const DOUBT_AFTER: u32 = 5;
+
+/// Whether to ask what to trust, although the bundle at hand is valid: an agent that was away while
+/// authorities were rotated or revoked has one that verifies no server any more. It asks as soon as it meets
+/// such a server; when that brought nothing new, the server is a stranger to the trust domain too, and it asks
+/// after every fifth failure only.
+#[derive(Debug, Default)]
+pub struct Doubt {
+    is_due: bool,
+    asked: bool,
+}
+
+impl Doubt {
+    /// Whether to ask before the next attempt.
+    #[must_use]
+    pub const fn is_due(&self) -> bool {
+        self.is_due
+    }
+
+    /// An attempt failed, the so-manieth in a row, because the server cannot be verified or for another reason.
+    /// If asking was due, it was asked before.
+    pub fn failed(&mut self, is_stranger: bool, failures: u32) {
+        self.asked |= self.is_due;
+        let often = failures > 0 && failures.is_multiple_of(DOUBT_AFTER);
+        self.is_due = often || (is_stranger && !self.asked);
+    }
+
+    /// A server was verified, or there is another bundle.
+    pub fn over(&mut self) {
+        *self = Self::default();
+    }
+}
 
 #[derive(Clone, Default, Serialize, Deserialize, PartialEq, Eq, Debug)]
 #[serde(deny_unknown_fields)]
@@ -100,7 +132,7 @@ impl Pinning {
         servers: &Servers,
         trust: &Trust,
         seen: (u64, u64),
-    ) -> Result<(), StatementError> {
+    ) -> Result<Taken, StatementError> {
         if mutation::is(Bug::DoubtIgnored) && trust.is_usable(self.host.clock.now()) {
             return Err(StatementError::refused("there is a valid bundle"));
         }
@@ -116,17 +148,16 @@ impl Pinning {
             Failure::OfServer
         };
         let statement = servers.ask_any(ask, judge).await?;
+        let taken = trust.take(Arc::clone(&statement.bundle));
+        if taken == Taken::Older {
+            return Err(StatementError::refused(
+                "it is older than what this agent has heard meanwhile",
+            ));
+        }
         tracing::info!("a statement of the trust-domain key gave the bundle");
-        trust.replace(Arc::clone(&statement.bundle)).await;
+        trust.keep().await;
         self.remember(&statement).await;
-        Ok(())
-    }
-
-    /// Whether so many failures in a row are a reason to ask, although the bundle is valid and no server was
-    /// seen that it does not verify.
-    #[must_use]
-    pub const fn is_due_after(failures: u32) -> bool {
-        failures > 0 && failures.is_multiple_of(DOUBT_AFTER)
+        Ok(taken)
     }
 
     /// A connection to whoever is there; only a signed statement is taken from it.
@@ -180,7 +211,13 @@ impl Pinning {
             sequence: statement.position.1,
         };
         let bytes = serde_json::to_vec_pretty(&known).unwrap_or_default();
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        {
+            let mut present = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            if (known.epoch, known.sequence) < (present.epoch, present.sequence) {
+                return;
+            }
+            *present = known;
+        }
         let (disk, file) = (Arc::clone(&self.host.disk), self.file.clone());
         let kept = self
             .host
@@ -205,4 +242,37 @@ fn read(host: &Host, file: &Path) -> Known {
     let path = file.display();
     tracing::error!(code = %code::DISK, %path, problem, "the trust-domain key is forgotten");
     Known::default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stranger_is_asked_about_once_and_then_after_every_fifth_failure() {
+        let mut doubt = Doubt::default();
+        let asked: Vec<u32> = (1..=12)
+            .filter(|failures| {
+                doubt.failed(true, *failures);
+                doubt.is_due()
+            })
+            .collect();
+        assert_eq!(asked, [1, 5, 10]);
+        doubt.over();
+        assert!(!doubt.is_due());
+        doubt.failed(true, 1);
+        assert!(doubt.is_due());
+    }
+
+    #[test]
+    fn other_failures_are_no_reason_but_for_every_fifth() {
+        let mut doubt = Doubt::default();
+        let asked: Vec<u32> = (1..=12)
+            .filter(|failures| {
+                doubt.failed(false, *failures);
+                doubt.is_due()
+            })
+            .collect();
+        assert_eq!(asked, [5, 10]);
+    }
 }

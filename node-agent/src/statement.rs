@@ -1,4 +1,4 @@
-//! Statements of the trust-domain key: how an agent without a valid bundle gets one.
+//! Statements of the trust-domain key: how an agent without a bundle that verifies servers gets one.
 //!
 //! Responsible for: asking a server for a statement and verifying it against the pin. Always
 //! holds: nothing in a statement is used before both signatures, the nonce, the trust domain and

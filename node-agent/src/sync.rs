@@ -31,7 +31,7 @@ use crate::{
     },
     code,
     metrics::Metrics,
-    pinning::Pinning,
+    pinning::{Doubt, Pinning},
     server_client::{Failure, Servers},
     status::{NOT_ACTIVE, code_of, explain, is_stranger},
     trust::Trust,
@@ -109,6 +109,7 @@ impl UpdateStream {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         let mut next: Option<Box<Session>> = None;
+        let mut doubt = Doubt::default();
         loop {
             let session = match next.take() {
                 Some(session) => Ok(*session),
@@ -120,6 +121,7 @@ impl UpdateStream {
             let end = match session {
                 Ok(session) => {
                     backoff.reset();
+                    doubt.over();
                     self.set_connected(true);
                     let address = session.address.clone();
                     tracing::info!(server = %address, "receiving updates");
@@ -148,10 +150,9 @@ impl UpdateStream {
                         let status = explain(&status);
                         tracing::warn!(code = %code::NO_SERVER, status, "no server answers");
                     }
-                    let doubtful =
-                        is_stranger(&status) || Pinning::is_due_after(backoff.failures());
+                    doubt.failed(is_stranger(&status), backoff.failures());
                     let pause = async {
-                        if doubtful {
+                        if doubt.is_due() {
                             self.refresh_trust().await;
                         }
                         tokio::time::sleep(delay).await;

@@ -3,14 +3,15 @@
 //! Responsible for: the bundle that servers are verified with, from the configuration at first
 //! and from servers later, kept in a file; and the pin of the trust-domain key, which outlives
 //! every bundle. Always holds: the bundle is replaced whole and only by one from a verified
-//! server or a verified statement; the file is replaced in one step; [`Trust::kept`] names no
+//! server or a verified statement, and by none older than they told; the file is replaced in one step
+//! and ends up as the bundle that is trusted; [`Trust::kept`] names no
 //! bundle that a restart would not verify servers with. Not here: statements themselves
 //! (`statement`).
 
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -69,6 +70,17 @@ pub enum TrustError {
     Nothing,
 }
 
+/// What became of a bundle that was told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Taken {
+    /// It is trusted from now on.
+    New,
+    /// It was trusted already.
+    Same,
+    /// It is older than what was told before, and not trusted.
+    Older,
+}
+
 /// The bundle that servers are verified with. A clone is another handle of the same.
 #[derive(Clone, Debug)]
 pub struct Trust {
@@ -77,8 +89,10 @@ pub struct Trust {
     replaced: Arc<watch::Sender<u64>>,
     /// Sequence of the servers' bundle up to which a restart would trust the same.
     kept: Arc<watch::Sender<u64>>,
-    /// What the file holds, as far as is known.
-    on_disk: Arc<Mutex<Option<Arc<Bundle>>>>,
+    /// Sequence of the latest bundle that servers or a statement told. Held while the bundle changes.
+    told: Arc<Mutex<u64>>,
+    /// What the file holds, as far as is known. Held while the file is written.
+    on_disk: Arc<tokio::sync::Mutex<Option<Arc<Bundle>>>>,
     /// An operator gave another bundle, which stands until servers tell of a change.
     given_anew: bool,
     file: PathBuf,
@@ -134,6 +148,8 @@ impl Trust {
             (None, None, _) if pinned => Bundle::empty(trust_domain.clone()),
             (None, None, _) => return Err(TrustError::Nothing),
         };
+        // Only what servers told has their numbers; an operator's bundle may have any.
+        let told = on_disk.as_ref().and_then(|kept| kept.sequence);
         let bundles: BundleSet = [bundle].into_iter().collect();
         let bundles = Arc::new(ArcSwap::from_pointee(bundles));
         Ok(Self {
@@ -141,7 +157,8 @@ impl Trust {
             bundles,
             replaced: Arc::new(watch::Sender::new(0)),
             kept: Arc::new(watch::Sender::new(0)),
-            on_disk: Arc::new(Mutex::new(on_disk)),
+            told: Arc::new(Mutex::new(told.unwrap_or(0))),
+            on_disk: Arc::new(tokio::sync::Mutex::new(on_disk)),
             given_anew,
             file,
             disk,
@@ -156,7 +173,7 @@ impl Trust {
             .filter(|bundle| self.is_overtaken(bundle))
         {
             tracing::info!("the sealed cache has a later trust bundle than was kept");
-            self.set(Arc::clone(bundle));
+            self.take(Arc::clone(bundle));
         }
     }
 
@@ -170,10 +187,22 @@ impl Trust {
         self.bundles.load().get(&self.trust_domain).cloned()
     }
 
-    fn set(&self, bundle: Arc<Bundle>) {
+    /// Takes a bundle that was verified, unless it is older than what was told before: several who ask
+    /// are answered in any order, and a server may lag behind.
+    pub fn take(&self, bundle: Arc<Bundle>) -> Taken {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let sequence = bundle.sequence.unwrap_or(0);
+        if sequence < *told {
+            return Taken::Older;
+        }
+        *told = sequence;
+        if self.own().is_some_and(|own| *own == *bundle) {
+            return Taken::Same;
+        }
         self.bundles.store(Arc::new([bundle].into_iter().collect()));
         self.replaced
             .send_modify(|count| *count = count.saturating_add(1));
+        Taken::New
     }
 
     /// Follows the sequence of the servers' bundle up to which a restart would trust the same.
@@ -197,16 +226,17 @@ impl Trust {
         self.replaced.subscribe()
     }
 
-    /// Takes a bundle that was verified, and keeps it. Returns whether it is on disk.
-    pub async fn replace(&self, bundle: Arc<Bundle>) -> bool {
-        if self.own().is_none_or(|own| *own != *bundle) {
-            self.set(Arc::clone(&bundle));
-        }
-        let on_disk = self.on_disk().clone();
-        if on_disk.is_some_and(|on_disk| *on_disk == *bundle) {
+    /// Writes the bundle that is trusted now, if it is not on disk. Returns whether it is there.
+    pub async fn keep(&self) -> bool {
+        // One writes at a time, so that what was trusted last is written last.
+        let mut on_disk = self.on_disk.lock().await;
+        let Some(bundle) = self.own() else {
+            return true;
+        };
+        if on_disk.as_ref().is_some_and(|on_disk| **on_disk == *bundle) {
             return true;
         }
-        *self.on_disk() = None;
+        *on_disk = None;
         let document = bundle.to_document();
         reach(Step::TrustReplaced);
         let (disk, file) = (Arc::clone(&self.disk), self.file.clone());
@@ -219,12 +249,8 @@ impl Trust {
             return false;
         }
         reach(Step::TrustKept);
-        *self.on_disk() = Some(bundle);
+        *on_disk = Some(bundle);
         true
-    }
-
-    fn on_disk(&self) -> MutexGuard<'_, Option<Arc<Bundle>>> {
-        self.on_disk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes each new bundle that servers send, and writes it until it is written.
@@ -234,17 +260,22 @@ impl Trust {
         // What the cache held at the start is not news: `catch_up` has taken it, or something later
         // stands in its place.
         let old = changes.borrow().own_bundle().cloned();
-        let old = old.filter(|old| self.own().is_some_and(|own| *own != **old));
+        let mut done = true;
+        let mut taken = old.filter(|old| self.own().is_some_and(|own| *own != **old));
         loop {
             let (bundle, sequence) = {
                 let state = changes.borrow_and_update();
                 (state.own_bundle().cloned(), state.bundle_sequence)
             };
-            let done = match bundle {
-                Some(bundle) if old.as_ref().is_none_or(|old| !Arc::ptr_eq(old, &bundle)) => {
-                    self.replace(bundle).await
+            done = match bundle {
+                // A bundle is taken once: a statement may have brought a later one since.
+                Some(bundle) if taken.as_ref().is_none_or(|old| !Arc::ptr_eq(old, &bundle)) => {
+                    self.take(Arc::clone(&bundle));
+                    taken = Some(bundle);
+                    self.keep().await
                 }
-                _ => true,
+                _ if done => true,
+                _ => self.keep().await,
             };
             let delay = if done {
                 backoff.reset();

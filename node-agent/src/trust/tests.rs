@@ -52,7 +52,8 @@ async fn a_kept_bundle_outlives_the_configured_one_until_an_operator_gives_anoth
     let disk = disk(&given.to_document());
     let trust = open(&disk, true, false, 100).unwrap();
     assert_eq!(own(&trust), given);
-    trust.replace(Arc::new(told.clone())).await;
+    assert_eq!(trust.take(Arc::new(told.clone())), Taken::New);
+    assert!(trust.keep().await);
     assert_eq!(
         own(&open(&disk, true, false, 100).unwrap()),
         told,
@@ -69,11 +70,68 @@ async fn a_kept_bundle_outlives_the_configured_one_until_an_operator_gives_anoth
 }
 
 #[tokio::test]
+async fn what_is_older_than_what_was_told_is_not_trusted_again() {
+    let numbered = |sequence| Bundle {
+        sequence: Some(sequence),
+        ..bundle(50, 9_000)
+    };
+    let (given, first, second) = (numbered(900), numbered(7), numbered(8));
+    let disk = disk(&given.to_document());
+    let trust = open(&disk, true, false, 100).unwrap();
+    let take = |trust: &Trust, bundle: &Bundle| trust.take(Arc::new(bundle.clone()));
+    assert_eq!(
+        take(&trust, &first),
+        Taken::New,
+        "an operator's number is none"
+    );
+    assert_eq!(take(&trust, &second), Taken::New);
+    assert_eq!(take(&trust, &first), Taken::Older);
+    assert_eq!(take(&trust, &second), Taken::Same);
+    assert_eq!(own(&trust), second);
+    assert!(trust.keep().await);
+    let again = open(&disk, true, false, 100).unwrap();
+    assert_eq!(take(&again, &first), Taken::Older, "nor after a restart");
+    assert_eq!(own(&again), second);
+}
+
+#[tokio::test]
+async fn what_the_cache_held_before_a_statement_does_not_come_back_with_its_next_change() {
+    let numbered = |sequence| {
+        Arc::new(Bundle {
+            sequence: Some(sequence),
+            ..bundle(50, 9_000)
+        })
+    };
+    let (given, told, stated) = (numbered(1), numbered(2), numbered(3));
+    let trust = open(&disk(&given.to_document()), true, false, 100).unwrap();
+    let cache = Cache::new(State::new(domain()));
+    let stop = CancellationToken::new();
+    let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+    let mut replaced = trust.replaced();
+    let following = trust.clone().follow(entropy, cache.clone(), stop.clone());
+    let checking = async {
+        cache.change(|state| state.bundles = Arc::new([told].into_iter().collect()));
+        replaced.changed().await.unwrap();
+        trust.take(Arc::clone(&stated));
+        for _ in 0..3 {
+            cache.change(|state| {
+                state.told_until = state.told_until.saturating_add(Duration::from_secs(1))
+            });
+            tokio::task::yield_now().await;
+        }
+        stop.cancel();
+    };
+    tokio::join!(following, checking);
+    assert_eq!(own(&trust), *stated);
+}
+
+#[tokio::test]
 async fn an_expired_kept_bundle_is_of_no_use() {
     let (given, told) = (bundle(50, 9_000), bundle(50, 450));
     let disk = disk(&given.to_document());
     let trust = open(&disk, true, false, 100).unwrap();
-    trust.replace(Arc::new(told)).await;
+    assert_eq!(trust.take(Arc::new(told)), Taken::New);
+    assert!(trust.keep().await);
     assert!(trust.is_usable(at(500)));
     assert!(!trust.is_usable(at(501)));
     assert_eq!(own(&open(&disk, true, false, 501).unwrap()), given);
