@@ -2,7 +2,7 @@
 //!
 //! Responsible for: connections to servers, and calls on whichever of them answers. Always holds:
 //! a call goes to the server first that answered last, and its rules are those of `asking`; a server
-//! that denies the agent is believed only when no other serves it; connections are made anew after
+//! that denies the agent is believed when most do, or no other serves it; connections are made anew after
 //! the agent's SVID changed, and to a server that did not answer. Not here: the push stream
 //! (`sync`), whom to trust (`peer_tls`).
 

@@ -234,7 +234,8 @@ impl<E: From<Status>> Failures<E> {
         self.of_request.is_some()
     }
 
-    /// Whether more servers deny the agent than could contradict. One may lag behind the log, most of them do not.
+    /// Whether most servers deny the agent. A server says so only when a read index confirms it, so one that
+    /// does is right unless it is broken; an identity that is removed for nothing is a dear mistake.
     const fn is_denied_by_most(&self) -> bool {
         self.denials > self.servers / 2
     }
