@@ -31,6 +31,8 @@ pub struct ServerView {
     pub audit_root: Vec<u8>,
     /// Sequence of the bundle.
     pub bundle_sequence: u64,
+    /// How many snapshots of others it installed in this life.
+    pub snapshots_installed: u64,
     /// How many entries, join tokens, live serials and remembered results there are.
     pub table_sizes: [usize; 4],
     /// Authorities that the state knows.
@@ -157,6 +159,7 @@ fn view(
         node_id: services.consensus.node_id(),
         status,
         position,
+        snapshots_installed: services.consensus.snapshots_installed(),
         audit_size: state.audit_size(),
         audit_root: state.audit_root().to_vec(),
         bundle_sequence: state.bundle_sequence(),

@@ -142,6 +142,12 @@ impl<S: ReplicatedState> Consensus<S> {
         self.0.machine.position()
     }
 
+    /// How many snapshots of other members were installed since this process started.
+    #[must_use]
+    pub fn snapshots_installed(&self) -> u64 {
+        self.0.machine.progress().borrow().installs
+    }
+
     /// Waits until the state here has everything that was acknowledged anywhere before
     /// this call.
     ///

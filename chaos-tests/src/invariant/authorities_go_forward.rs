@@ -1,6 +1,7 @@
 //! Authorities go prepared, published, active, old, retired, or from anywhere to revoked; never back,
 //! and a taint is never taken away (reliability reference, invariant 12). Of a kind, at most one is
-//! active, and no two share a key (invariant 17).
+//! active, and no two share a key (invariant 17). A kind of which one was active has an active one ever after:
+//! the bundle always has something by which to verify what comes next.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +13,8 @@ use super::{Invariant, Seen};
 #[derive(Default)]
 pub struct AuthoritiesGoForward {
     last: BTreeMap<(String, u64), BTreeMap<String, (AuthorityState, bool)>>,
+    /// Kinds of which one was active.
+    active: BTreeMap<(String, u64), BTreeSet<i32>>,
 }
 
 impl Invariant for AuthoritiesGoForward {
@@ -40,6 +43,13 @@ impl Invariant for AuthoritiesGoForward {
                     return Err(format!("on {name} two authorities of a kind are active"));
                 }
             }
+            let before = self.active.entry((name.clone(), view.life)).or_default();
+            if let Some(kind) = before.difference(&active).next() {
+                return Err(format!(
+                    "on {name} no authority of kind {kind} is active any more"
+                ));
+            }
+            *before = active;
         }
         Ok(())
     }

@@ -463,8 +463,11 @@ fn withdrawals(shape: &Shape, deeds: &mut Vec<(Duration, u32, Deed)>) {
         let mut at = Duration::from_millis(draws.gen_range(0..chaos));
         let old = draws.gen_ratio(1, 3);
         deeds.push((at, server(&mut draws), Deed::Taint { old }));
+        // The first comes so soon that the authority may be the one that signs yet.
+        let mut wait = 5..500;
         for _ in 0..REVOCATIONS {
-            at += Duration::from_millis(draws.gen_range(500..4_000));
+            at += Duration::from_millis(draws.gen_range(wait));
+            wait = 500..4_000;
             deeds.push((at, server(&mut draws), Deed::Revoke));
         }
     }

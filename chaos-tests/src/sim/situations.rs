@@ -67,16 +67,16 @@ pub const SITUATIONS: [&str; 15] = [
 #[derive(Debug)]
 struct Last {
     life: u64,
-    log: Option<u64>,
     snapshot: Option<u64>,
+    installed: u64,
 }
 
 impl Last {
     fn of(view: &ServerView) -> Self {
         Self {
             life: view.life,
-            log: view.status.last_log_index,
             snapshot: view.status.snapshot_log_index,
+            installed: view.snapshots_installed,
         }
     }
 }
@@ -127,11 +127,13 @@ impl Situations {
             let Some(before) = self.servers.insert(name.clone(), now) else {
                 continue;
             };
-            let snapshot = view.status.snapshot_log_index;
-            if before.life == view.life && snapshot > before.snapshot {
-                // Nobody makes a snapshot of what is not in its log.
-                let is_anothers = snapshot > before.log;
-                self.add(if is_anothers { CATCHING_UP } else { SNAPSHOT }, 1);
+            if before.life != view.life {
+                continue;
+            }
+            let installed = view.snapshots_installed - before.installed;
+            self.add(CATCHING_UP, installed);
+            if installed == 0 && view.status.snapshot_log_index > before.snapshot {
+                self.add(SNAPSHOT, 1);
             }
         }
     }

@@ -72,7 +72,7 @@ const fn expected(bug: Bug) -> Expected {
         Bug::ActivatedUnacknowledged => by(&["activation was acknowledged", HEALS], 1),
         Bug::RetiredAtOnce => by(&["bundles keep live authorities"], 31),
         Bug::RevokedKept => by(&["what is revoked is gone within a second"], 1),
-        Bug::ActiveRevoked => by(&["authorities stand as operators were told", HEALS], 1),
+        Bug::ActiveRevoked => by(&["authorities go forward"], 1),
         Bug::DoubtIgnored => by(&[HEALS], 1),
         Bug::LeafNotCopied => by(&["sinks miss nothing", "every sink catches up"], 1),
         Bug::SelectorsIgnored | Bug::ExpiredServed => {

@@ -32,14 +32,19 @@ impl Simulation<'_> {
         };
         self.ask(Order::Taint(authority.clone()))?;
         self.until(REPLACED, REPLACED_WITHIN, |this| {
+            this.is_healthy()?;
             this.is_replaced(&authority.0)
         })?;
+        let given = self.world.lock().oracle.received.len();
         // Servers retire it by themselves once its last SVID has expired.
         if self.is_retired(&authority) {
             return Ok(());
         }
         let revoked = self.ask(Order::Revoke(authority.clone()))?;
-        self.watch(GONE, revoked, |this| this.still_in_a_bundle(&authority.0))
+        self.watch(GONE, revoked, |this| {
+            let again = || this.given_again(given, &authority.0);
+            this.still_in_a_bundle(&authority.0).or_else(again)
+        })
     }
 
     /// The X.509 authority that signs, unless it is tainted, as the server knows it that is furthest.
@@ -97,6 +102,22 @@ impl Simulation<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Who was given an SVID of it, of those that were given after so many.
+    fn given_again(&self, after: usize, id: &str) -> Option<String> {
+        let inner = self.world.lock();
+        let mut given = inner.oracle.received.iter().skip(after);
+        let of_it = given.find(|one| {
+            let verified = one.verified.as_ref();
+            verified.is_ok_and(|svid| svid.authority_id == id)
+        });
+        of_it.map(|one| {
+            format!(
+                "user {} on {} was given an SVID of it",
+                one.uid, one.machine
+            )
+        })
     }
 
     /// Who is served a bundle that has it.
