@@ -45,6 +45,12 @@ const ROTTEN_LEAF_WAS_NEVER_REPLACED: u64 = 286;
 /// servers deny is denied (`node_agent::server_client::asking`).
 const A_DEAD_SERVER_PUT_OFF_A_BAN: u64 = 1633;
 
+/// Seed 176: an authority was tainted while one of five servers was dead, and an agent's SVID expired before the next
+/// authority signed. The agent's bundle did not have that one, so it could verify no server; but the last that it asked
+/// was the dead one, so it did not ask what to trust. Now most servers that cannot be verified are a reason
+/// (`node_agent::server_client::asking`).
+const A_DEAD_SERVER_HID_THAT_THE_BUNDLE_WAS_OUTDATED: u64 = 176;
+
 #[test]
 fn pinned_seeds_hold_every_property() {
     for seed in [
@@ -56,6 +62,7 @@ fn pinned_seeds_hold_every_property() {
         RESUMED_LEADER_FORGOT_WHAT_IT_ACKNOWLEDGED,
         ROTTEN_LEAF_WAS_NEVER_REPLACED,
         A_DEAD_SERVER_PUT_OFF_A_BAN,
+        A_DEAD_SERVER_HID_THAT_THE_BUNDLE_WAS_OUTDATED,
     ] {
         let outcome = run(&Plan::of(seed));
         if let Some(violation) = outcome.violation {

@@ -268,6 +268,10 @@ impl AgentSvid {
                         tracing::warn!(?step, reason, "the agent's SVID: trying again");
                         let delay = backoff.next_delay(draw_u64(self.host.entropy.as_ref()));
                         doubt.failed(is_stranger, backoff.failures());
+                        if is_stranger && doubt.is_due() {
+                            // What to trust is asked at once: pauses are for servers that cannot answer.
+                            continue;
+                        }
                         delay
                     }
                     None => return Ok(()),

@@ -31,7 +31,11 @@ use self::{
     order::Order,
     patience::Patience,
 };
-use crate::{metrics::Metrics, status::explain, sync::denial_of};
+use crate::{
+    metrics::Metrics,
+    status::{explain, is_stranger},
+    sync::denial_of,
+};
 
 mod asking;
 mod issuing;
@@ -260,7 +264,11 @@ fn judge(server: &Address, status: &Status) -> Failure {
     let reason = || explain(status);
     if another_may_answer(status) {
         tracing::debug!(%server, reason = reason(), "trying the next server");
-        Failure::OfServer
+        if is_stranger(status) {
+            Failure::Stranger
+        } else {
+            Failure::OfServer
+        }
     } else if denial_of(status).is_some() {
         tracing::warn!(%server, reason = reason(), "denied: asking the next server");
         Failure::Denial

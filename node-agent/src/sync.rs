@@ -449,6 +449,8 @@ fn judge(server: &Address, status: &Status) -> Failure {
         Failure::Denial
     } else if code_of(status).as_deref() == Some(NOT_ACTIVE) {
         Failure::OfRequest
+    } else if is_stranger(status) {
+        Failure::Stranger
     } else {
         Failure::OfServer
     }

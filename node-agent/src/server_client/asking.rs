@@ -32,6 +32,9 @@ const AT_ONCE: usize = 2;
 pub enum Failure {
     /// That this server cannot answer; another may.
     OfServer,
+    /// That it cannot be verified with the bundle at hand. When most cannot, the bundle is outdated, and
+    /// it helps to say so rather than to ask on.
+    Stranger,
     /// That the agent is denied: believed when no other server serves it, or most servers say so.
     Denial,
     /// What every server would say.
@@ -54,7 +57,8 @@ pub(super) enum Seen {
 /// Asks `servers` in their order; see the module.
 ///
 /// # Errors
-/// What every server would say; else that the agent is denied; else the last failure.
+/// What every server would say; else that the agent is denied; else that a server is a stranger; else the last
+/// failure.
 pub(super) async fn first_answer<T, E, F>(
     servers: Vec<Address>,
     mut waits: Waits,
@@ -85,11 +89,15 @@ where
                 Err(error) => {
                     let failure = judge(&asked.server, &error);
                     failures.note(failure, error);
-                    if failure == Failure::OfServer {
-                        see(&asked.server, Seen::Failed);
-                        round.again.push_back(asked.server);
+                    match failure {
+                        Failure::OfServer => {
+                            see(&asked.server, Seen::Failed);
+                            round.again.push_back(asked.server);
+                        }
+                        Failure::Stranger => see(&asked.server, Seen::Failed),
+                        Failure::Denial | Failure::OfRequest => {}
                     }
-                    if failures.is_denied_by_most() {
+                    if failures.most_agree() {
                         break;
                     }
                     if !failures.is_final() && round.ask_next(&ask) {
@@ -201,10 +209,12 @@ impl<T, E, F: Future<Output = Result<T, E>>> Round<F> {
 struct Failures<E> {
     of_request: Option<E>,
     denial: Option<E>,
+    stranger: Option<E>,
     of_server: Option<E>,
-    /// How many servers there are, and how many of them deny the agent.
+    /// How many servers there are, how many of them deny the agent, and how many are strangers.
     servers: usize,
     denials: usize,
+    strangers: usize,
 }
 
 impl<E: From<Status>> Failures<E> {
@@ -212,18 +222,22 @@ impl<E: From<Status>> Failures<E> {
         Self {
             of_request: None,
             denial: None,
+            stranger: None,
             of_server: None,
             servers,
             denials: 0,
+            strangers: 0,
         }
     }
 
     fn note(&mut self, failure: Failure, error: E) {
-        // Who denies the agent is not asked again.
+        // Neither is asked again.
         self.denials += usize::from(failure == Failure::Denial);
+        self.strangers += usize::from(failure == Failure::Stranger);
         let kept = match failure {
             Failure::OfRequest => &mut self.of_request,
             Failure::Denial => &mut self.denial,
+            Failure::Stranger => &mut self.stranger,
             Failure::OfServer => &mut self.of_server,
         };
         *kept = Some(error);
@@ -234,10 +248,11 @@ impl<E: From<Status>> Failures<E> {
         self.of_request.is_some()
     }
 
-    /// Whether most servers deny the agent. A server says so only when a read index confirms it, so one that
+    /// Whether most servers deny the agent, or are strangers. A server says the first only when a read index confirms it, so one that
     /// does is right unless it is broken; an identity that is removed for nothing is a dear mistake.
-    const fn is_denied_by_most(&self) -> bool {
-        self.denials > self.servers / 2
+    const fn most_agree(&self) -> bool {
+        let most = self.servers / 2;
+        self.denials > most || self.strangers > most
     }
 
     /// Whether those that are still being asked had their time to contradict: a refusal may only
@@ -255,7 +270,7 @@ impl<E: From<Status>> Failures<E> {
                 Status::unavailable("no server is configured")
             })
         };
-        let server = self.of_server;
+        let server = self.stranger.or(self.of_server);
         let told = self.of_request.or(self.denial);
         told.or(server).unwrap_or_else(none)
     }

@@ -89,6 +89,7 @@ impl Log {
         let judge = |_: &Address, status: &Status| match status.code() {
             Code::Unavailable => Failure::OfServer,
             Code::PermissionDenied => Failure::Denial,
+            Code::Unauthenticated => Failure::Stranger,
             _ => Failure::OfRequest,
         };
         let see = |server: &Address, seen| lock(&self.seen).push((name(server), seen));
@@ -119,6 +120,7 @@ fn name(server: &Address) -> char {
 
 const UNAVAILABLE: Way = Bad(5, Code::Unavailable);
 const DENIED: Way = Bad(5, Code::PermissionDenied);
+const STRANGER: Way = Bad(5, Code::Unauthenticated);
 const REFUSED: Way = Bad(5, Code::InvalidArgument);
 
 #[tokio::test(start_paused = true)]
@@ -287,6 +289,28 @@ async fn what_most_servers_deny_waits_for_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn when_most_servers_are_strangers_the_call_says_so_and_waits_for_no_dead_one() {
+    let log = Log::default();
+    let servers: [(char, &[Way]); 3] = [('a', &[Never]), ('b', &[STRANGER]), ('c', &[STRANGER])];
+    let (answer, took) = log.call(&servers).await;
+    assert_eq!(answer.unwrap_err().code(), Code::Unauthenticated);
+    assert!((1_010..=1_260).contains(&took), "{took}");
+    let log = Log::default();
+    let servers: [(char, &[Way]); 3] =
+        [('a', &[STRANGER]), ('b', &[UNAVAILABLE]), ('c', &[Good(5)])];
+    assert_eq!(log.call(&servers).await.0.unwrap(), 'c', "one is not most");
+    let log = Log::default();
+    let servers: [(char, &[Way]); 2] = [('a', &[STRANGER]), ('b', &[UNAVAILABLE])];
+    let answer = log.call(&servers).await.0;
+    assert_eq!(
+        answer.unwrap_err().code(),
+        Code::Unauthenticated,
+        "it says more than the last failure"
+    );
+    assert_eq!(log.asked(), "ab", "each once");
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_a_server_the_call_fails_at_once() {
     let (answer, took) = Log::default().call(&[]).await;
     assert_eq!(answer.unwrap_err().code(), Code::Unavailable);
@@ -298,6 +322,7 @@ fn way() -> impl Strategy<Value = Way> {
         (0_u64..30_000).prop_map(Good),
         (0_u64..30_000).prop_map(|after| Bad(after, Code::Unavailable)),
         (0_u64..30_000).prop_map(|after| Bad(after, Code::PermissionDenied)),
+        (0_u64..30_000).prop_map(|after| Bad(after, Code::Unauthenticated)),
         (0_u64..30_000).prop_map(|after| Bad(after, Code::InvalidArgument)),
         Just(Never),
     ]
