@@ -41,7 +41,7 @@ const DOUBT_AFTER: u32 = 5;
 #[derive(Debug, Default)]
 pub struct Doubt {
     is_due: bool,
-    asked: bool,
+    in_vain: bool,
 }
 
 impl Doubt {
@@ -54,9 +54,10 @@ impl Doubt {
     /// An attempt failed, the so-manieth in a row, because the server cannot be verified or for another reason.
     /// If asking was due, it was asked before.
     pub fn failed(&mut self, is_stranger: bool, failures: u32) {
-        self.asked |= self.is_due;
+        // A server that was verified meanwhile, whatever it answered, is no stranger.
+        self.in_vain = is_stranger && (self.in_vain || self.is_due);
         let often = failures > 0 && failures.is_multiple_of(DOUBT_AFTER);
-        self.is_due = often || (is_stranger && !self.asked);
+        self.is_due = often || (is_stranger && !self.in_vain);
     }
 
     /// A server was verified, or there is another bundle.
@@ -274,5 +275,10 @@ mod tests {
             })
             .collect();
         assert_eq!(asked, [5, 10]);
+        doubt.failed(true, 13);
+        assert!(
+            doubt.is_due(),
+            "what was asked before it became a stranger does not count"
+        );
     }
 }
