@@ -73,7 +73,7 @@ const fn expected(bug: Bug) -> Expected {
         Bug::RetiredAtOnce => by(&["bundles keep live authorities"], 6),
         Bug::RevokedKept => by(&["what is revoked is gone within a second"], 8),
         Bug::ActiveRevoked => by(&["authorities go forward"], 16),
-        Bug::DoubtIgnored => by(&[HEALS], 6),
+        Bug::DoubtIgnored => by(&[HEALS, "what a tainted authority signed is replaced"], 6),
         Bug::LeafNotCopied => by(&["sinks miss nothing", "every sink catches up"], 1),
         Bug::SelectorsIgnored | Bug::ExpiredServed => {
             by(&["SVIDs are valid when they are given"], 1)
