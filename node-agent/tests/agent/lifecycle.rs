@@ -271,11 +271,8 @@ async fn an_agent_that_no_server_knows_any_more_says_so() {
     assert!(error.to_string().starts_with("MM-2013"), "{error}");
 }
 
-#[tokio::test]
-async fn an_outage_longer_than_every_authority_is_survived_by_the_learned_key() {
-    let mut bed = Bed::new().await;
-    bed.world.put_entry(entry("a", "/a"));
-    let agent = bed.start().await;
+/// Waits until the agent has written down the trust-domain key.
+async fn key_is_learned(bed: &Bed) {
     let learned = bed.config.data_dir.join("trust-domain-key.json");
     let wait = async {
         while !learned.exists() {
@@ -283,6 +280,14 @@ async fn an_outage_longer_than_every_authority_is_survived_by_the_learned_key() 
         }
     };
     within(wait).await;
+}
+
+#[tokio::test]
+async fn an_outage_longer_than_every_authority_is_survived_by_the_learned_key() {
+    let mut bed = Bed::new().await;
+    bed.world.put_entry(entry("a", "/a"));
+    let agent = bed.start().await;
+    key_is_learned(&bed).await;
     agent.stop().await;
     bed.stop_server().await;
     bed.clock.advance(Duration::from_secs(30 * 86_400));
@@ -759,13 +764,7 @@ async fn a_bundle_is_not_acknowledged_before_servers_are_verified_with_it_after_
 async fn an_agent_that_slept_while_authorities_turned_learns_of_it_by_a_statement() {
     let mut bed = Bed::new().await;
     let agent = bed.start().await;
-    let learned = bed.config.data_dir.join("trust-domain-key.json");
-    let wait = async {
-        while !learned.exists() {
-            tokio::task::yield_now().await;
-        }
-    };
-    within(wait).await;
+    key_is_learned(&bed).await;
     agent.stop().await;
     bed.stop_server().await;
     // What the agent has is valid for long, and verifies no server any more.
@@ -784,13 +783,7 @@ async fn an_agent_that_slept_while_authorities_turned_learns_of_it_by_a_statemen
 async fn an_agent_whose_svid_expired_while_its_bundle_was_revoked_learns_of_it_by_a_statement() {
     let mut bed = Bed::new().await;
     let agent = bed.start().await;
-    let learned = bed.config.data_dir.join("trust-domain-key.json");
-    let wait = async {
-        while !learned.exists() {
-            tokio::task::yield_now().await;
-        }
-    };
-    within(wait).await;
+    key_is_learned(&bed).await;
     let before = agent.agent_id();
     agent.stop().await;
     bed.stop_server().await;
