@@ -267,16 +267,17 @@ impl Trust {
                 let state = changes.borrow_and_update();
                 (state.own_bundle().cloned(), state.bundle_sequence)
             };
-            done = match bundle {
-                // A bundle is taken once: a statement may have brought a later one since.
-                Some(bundle) if taken.as_ref().is_none_or(|old| !Arc::ptr_eq(old, &bundle)) => {
-                    self.take(Arc::clone(&bundle));
-                    taken = Some(bundle);
-                    self.keep().await
-                }
-                _ if done => true,
-                _ => self.keep().await,
-            };
+            // A bundle is taken once: a statement may have brought a later one since.
+            if let Some(bundle) = bundle
+                && taken.as_ref().is_none_or(|old| !Arc::ptr_eq(old, &bundle))
+            {
+                self.take(Arc::clone(&bundle));
+                taken = Some(bundle);
+                done = false;
+            }
+            if !done {
+                done = self.keep().await;
+            }
             let delay = if done {
                 backoff.reset();
                 self.kept
