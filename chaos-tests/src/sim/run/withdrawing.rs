@@ -49,26 +49,24 @@ impl Simulation<'_> {
 
     /// The X.509 authority that signs, unless it is tainted, as the server knows it that is furthest.
     pub(super) fn signing(&self) -> Option<Authority> {
-        let mut known = self.x509_authorities();
-        known
-            .find(|one| one.state() == AuthorityState::Active && !one.tainted)
-            .map(|one| Authority(one.id.clone()))
+        self.oldest(|one| one.state() == AuthorityState::Active && !one.tainted)
     }
 
     /// The oldest one in the bundle that signs no more.
     pub(super) fn replaced(&self) -> Option<Authority> {
-        let mut known = self.x509_authorities();
-        known
-            .find(|one| one.state() == AuthorityState::Old && !one.tainted)
-            .map(|one| Authority(one.id.clone()))
+        self.oldest(|one| one.state() == AuthorityState::Old && !one.tainted)
     }
 
     /// The oldest one that is tainted and in the bundle, although it may be the one that is to be replaced.
     pub(super) fn tainted(&self) -> Option<Authority> {
-        let mut known = self.x509_authorities();
         let in_bundle = [AuthorityState::Active, AuthorityState::Old];
+        self.oldest(|one| one.tainted && in_bundle.contains(&one.state()))
+    }
+
+    fn oldest(&self, is_meant: impl Fn(&Record) -> bool) -> Option<Authority> {
+        let mut known = self.x509_authorities();
         known
-            .find(|one| one.tainted && in_bundle.contains(&one.state()))
+            .find(|one| is_meant(one))
             .map(|one| Authority(one.id.clone()))
     }
 
