@@ -331,6 +331,7 @@ async fn what_a_broken_agent_answers_is_not_taken_for_an_svid() {
     let cases = [
         (Code::PermissionDenied, "MM-3411", 4),
         (Code::Unavailable, "MM-3412", 5),
+        (Code::DeadlineExceeded, "MM-3413", 7),
         (Code::InvalidArgument, "MM-3414", 2),
         (Code::Internal, "MM-3415", 1),
     ];

@@ -51,6 +51,11 @@ const A_DEAD_SERVER_PUT_OFF_A_BAN: u64 = 1633;
 /// (`node_agent::server_client::asking`).
 const A_DEAD_SERVER_HID_THAT_THE_BUNDLE_WAS_OUTDATED: u64 = 176;
 
+/// Seed 1892: a server and the leader were parted from the others; a later leader had that server cut off what it had
+/// acknowledged to the first, which was then restarted, remembered what it had been told, and expelled the server for
+/// having lost it. Now only what no later leader can have cut off is a reason (`ca_server::raft::session`).
+const WHAT_A_LATER_LEADER_CUT_OFF_WAS_TAKEN_FOR_LOST: u64 = 1892;
+
 #[test]
 fn pinned_seeds_hold_every_property() {
     for seed in [
@@ -63,6 +68,7 @@ fn pinned_seeds_hold_every_property() {
         ROTTEN_LEAF_WAS_NEVER_REPLACED,
         A_DEAD_SERVER_PUT_OFF_A_BAN,
         A_DEAD_SERVER_HID_THAT_THE_BUNDLE_WAS_OUTDATED,
+        WHAT_A_LATER_LEADER_CUT_OFF_WAS_TAKEN_FOR_LOST,
     ] {
         let outcome = run(&Plan::of(seed));
         if let Some(violation) = outcome.violation {

@@ -38,6 +38,9 @@ pub enum ClientError {
     /// No answer in time.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
+    /// The agent gave up on the call. Retry.
+    #[error("the agent did not finish in time: {0}")]
+    Late(String),
     /// The answer lacks something it must have, or holds something it must not: discard it and keep
     /// what you hold.
     #[error("the agent's answer is malformed: {field}: {reason}")]
@@ -93,6 +96,7 @@ impl From<tonic::Status> for ClientError {
             tonic::Code::PermissionDenied => Self::NoIdentity(message),
             tonic::Code::Unavailable => Self::Unavailable(message),
             tonic::Code::InvalidArgument => Self::Invalid(message),
+            tonic::Code::DeadlineExceeded => Self::Late(message),
             tonic::Code::Unimplemented => Self::Unsupported(message),
             _ => Self::Other(Box::new(status)),
         }

@@ -109,6 +109,13 @@ impl LogStore {
         self.shared.view().vote()
     }
 
+    /// [`Self::last_log_id`] and [`Self::vote`], of one moment.
+    #[must_use]
+    pub fn standing(&self) -> (Option<LogId>, Option<Vote>) {
+        let view = self.shared.view();
+        (view.last(), view.vote())
+    }
+
     /// The last entry that the log had and has no more.
     #[must_use]
     pub fn purged(&self) -> Option<LogId> {

@@ -23,7 +23,8 @@ use tokio::time::Instant;
 use super::convert;
 use super::peers::{CallError, Peers, Remote};
 use super::quorum::QuorumClock;
-use super::type_config::{LogId, NodeId, RpcError, Snapshot, SnapshotMeta, TypeConfig, Vote};
+use super::session::Acknowledged;
+use super::type_config::{NodeId, RpcError, Snapshot, SnapshotMeta, TypeConfig, Vote};
 
 /// Piece of a snapshot on the wire.
 const SNAPSHOT_CHUNK_LEN: usize = 64 * 1024;
@@ -72,21 +73,28 @@ impl Link {
     /// Notes what an answer shows: leadership as of `sent`, and what the peer holds.
     async fn note(
         &self,
-        vote: &Vote,
+        request: &AppendEntriesRequest<TypeConfig>,
         sent: Instant,
-        sent_through: Option<LogId>,
         answer: &AppendEntriesResponse<NodeId>,
     ) -> Result<(), CallError> {
+        let sent_through = request.entries.last().map(|entry| entry.log_id);
+        let sent_through = sent_through.or(request.prev_log_id);
         let holds = match answer {
             AppendEntriesResponse::Success => sent_through,
             AppendEntriesResponse::PartialSuccess(matching) => *matching,
             AppendEntriesResponse::Conflict => None,
             AppendEntriesResponse::HigherVote(_) => return Ok(()),
         };
-        self.quorum.answered(self.to.node, vote, sent);
-        if let Some(holds) = holds {
+        self.quorum.answered(self.to.node, &request.vote, sent);
+        if let Some(log_id) = holds {
+            let acknowledged = Acknowledged {
+                log_id,
+                vote: request.vote,
+                // Both stand in the one log that was this leader's when it asked.
+                committed: request.leader_commit.min(Some(log_id)),
+            };
             let sessions = self.peers.sessions();
-            sessions.acknowledged(self.to.node, holds).await?;
+            sessions.acknowledged(self.to.node, acknowledged).await?;
         }
         Ok(())
     }
@@ -112,10 +120,7 @@ impl Link {
             .await?;
         sessions.note_clock(self.to.node, answer.clock_ms);
         let answer = self.understood(convert::append_response_from_pb(answer))?;
-        let sent_through = request.entries.last().map(|entry| entry.log_id);
-        let sent_through = sent_through.or(request.prev_log_id);
-        self.note(&request.vote, sent, sent_through, &answer)
-            .await?;
+        self.note(request, sent, &answer).await?;
         Ok(answer)
     }
 

@@ -184,6 +184,7 @@ impl Peers {
             protocol: answer.protocol,
             clock_ms: answer.clock_ms,
             boot: answer.boot,
+            vote: answer.vote,
         };
         let met = self.sessions().meet(to.node, hello).await;
         met.map_err(|error| match error {

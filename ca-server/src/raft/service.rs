@@ -168,6 +168,7 @@ impl Peer for PeerService {
             clock_ms: own.clock_ms,
             last_log_id: own.last_log_id,
             boot: own.boot,
+            vote: own.vote,
         }))
     }
 

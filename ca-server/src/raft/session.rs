@@ -4,7 +4,8 @@
 //! cluster and a stranger, before openraft sees a message of theirs or they one of ours.
 //! Always holds: calls pass only between two processes that have exchanged Hello since
 //! both started; a member that presents another store, or a log that ends before what it
-//! acknowledged to us, is refused for good. Not here: certificates ([`super::auth`]).
+//! acknowledged to us, is refused for good, unless a later leader may have cut that off.
+//! Not here: certificates ([`super::auth`]).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +19,7 @@ use tonic::{Code, Status};
 use super::config::ClusterId;
 use super::convert;
 use super::log_store::LogStore;
-use super::type_config::{LogId, NodeId};
+use super::type_config::{LogId, NodeId, Vote};
 use crate::store::StoreError;
 
 /// Version of the peers' protocol.
@@ -157,6 +158,17 @@ pub struct Own {
     pub boot: Mark,
 }
 
+/// What a follower said to this member while it led.
+#[derive(Debug, Clone, Copy)]
+pub struct Acknowledged {
+    /// It holds the log through this.
+    pub log_id: LogId,
+    /// Under which this member led.
+    pub vote: Vote,
+    /// How much of that was known to be committed.
+    pub committed: Option<LogId>,
+}
+
 #[derive(Debug, Default)]
 struct Peer {
     memory: pb::PeerMemory,
@@ -226,13 +238,15 @@ impl Sessions {
     /// What we say of ourselves, in both directions.
     #[must_use]
     pub fn hello(&self, clock_ms: i64) -> pb::HelloRequest {
+        let (last, vote) = self.0.log.standing();
         pb::HelloRequest {
             node_id: self.0.own.node_id,
             incarnation: self.0.own.incarnation.to_vec(),
-            last_log_id: self.0.log.last_log_id().as_ref().map(convert::log_id_to_pb),
+            last_log_id: last.as_ref().map(convert::log_id_to_pb),
             protocol: PROTOCOL,
             clock_ms,
             boot: self.0.own.boot.to_vec(),
+            vote: vote.as_ref().map(convert::vote_to_pb),
         }
     }
 
@@ -249,11 +263,15 @@ impl Sessions {
         let incarnation = mark(&hello.incarnation, "incarnation")?;
         let last = convert::optional_log_id(hello.last_log_id)
             .map_err(|_| PeerRefusal::Malformed("last_log_id"))?;
+        let vote = hello.vote.map(|vote| convert::vote_from_pb(Some(vote)));
+        let vote = vote
+            .transpose()
+            .map_err(|_| PeerRefusal::Malformed("vote"))?;
         let is_new = {
             let peers = self.peers();
             match peers.get(&node) {
                 Some(peer) if !peer.memory.incarnation.is_empty() => {
-                    peer.check(node, incarnation, boot, last)?;
+                    peer.check(node, incarnation, boot, last, vote)?;
                     false
                 }
                 _ => true,
@@ -263,7 +281,7 @@ impl Sessions {
             // Durably, or a wipe right after the first meeting would go unnoticed.
             let memory = pb::PeerMemory {
                 incarnation: incarnation.to_vec(),
-                acknowledged: None,
+                ..pb::PeerMemory::default()
             };
             self.0.log.remember_peer(node, memory.clone(), true).await?;
             self.peers().entry(node).or_default().memory = memory;
@@ -290,20 +308,19 @@ impl Sessions {
         }
     }
 
-    /// `node` said that it holds the log through `log_id`.
+    /// Takes up what `node` said that it holds.
     ///
     /// # Errors
     /// When the log cannot remember.
-    pub async fn acknowledged(&self, node: NodeId, log_id: LogId) -> Result<(), StoreError> {
+    pub async fn acknowledged(&self, node: NodeId, said: Acknowledged) -> Result<(), StoreError> {
         let memory = {
             let mut peers = self.peers();
             let Some(peer) = peers.get_mut(&node) else {
                 return Ok(());
             };
-            if peer.acknowledged() >= Some(log_id) {
+            if !peer.hears(&said) {
                 return Ok(());
             }
-            peer.memory.acknowledged = Some(convert::log_id_to_pb(&log_id));
             peer.memory.clone()
         };
         self.0.log.remember_peer(node, memory, false).await
@@ -420,10 +437,45 @@ pub enum MeetError {
 }
 
 impl Peer {
-    fn acknowledged(&self) -> Option<LogId> {
-        convert::optional_log_id(self.memory.acknowledged)
-            .ok()
-            .flatten()
+    /// What it acknowledged last, and to which leader.
+    fn acknowledged(&self) -> Option<(LogId, Vote)> {
+        let log_id = convert::log_id_from_pb(self.memory.acknowledged?).ok()?;
+        let vote = convert::vote_from_pb(self.memory.vote).ok()?;
+        Some((log_id, vote))
+    }
+
+    /// What it acknowledged of what is committed.
+    fn committed(&self) -> Option<LogId> {
+        convert::log_id_from_pb(self.memory.committed?).ok()
+    }
+
+    /// Takes up what it said; true if there is something new in it.
+    fn hears(&mut self, said: &Acknowledged) -> bool {
+        // What was said to an earlier leadership is settled by `committed` alone.
+        let says_more = self.acknowledged().is_none_or(|(log_id, vote)| {
+            (said.vote.leader_id, said.log_id) > (vote.leader_id, log_id)
+        });
+        if says_more {
+            self.memory.acknowledged = Some(convert::log_id_to_pb(&said.log_id));
+            self.memory.vote = Some(convert::vote_to_pb(&said.vote));
+        }
+        let holds_more = said.committed > self.committed();
+        if holds_more {
+            self.memory.committed = said.committed.as_ref().map(convert::log_id_to_pb);
+        }
+        says_more || holds_more
+    }
+
+    /// True if a log that ends with `last`, under `vote`, lacks what was acknowledged.
+    ///
+    /// What is committed is never cut off. What is not, only a later leader cuts off, and
+    /// the member has taken on that leader's vote before (Raft, section 5.3).
+    fn has_lost(&self, last: Option<LogId>, vote: Option<Vote>) -> bool {
+        let still_follows = |led: Vote| vote.is_none_or(|vote| vote.leader_id <= led.leader_id);
+        last < self.committed()
+            || self
+                .acknowledged()
+                .is_some_and(|(log_id, led)| last < Some(log_id) && still_follows(led))
     }
 
     fn check(
@@ -432,14 +484,27 @@ impl Peer {
         incarnation: Mark,
         boot: Mark,
         last: Option<LogId>,
+        vote: Option<Vote>,
     ) -> Result<(), PeerRefusal> {
         if self.memory.incarnation != incarnation {
             return Err(PeerRefusal::Wiped { node });
         }
         // A process that was met before cannot have lost anything, and may well have
         // acknowledged more than it knew of when it wrote this Hello.
-        if self.met != Some(boot) && last < self.acknowledged() {
+        if self.met == Some(boot) {
+            return Ok(());
+        }
+        if self.has_lost(last, vote) {
             return Err(PeerRefusal::RolledBack { node });
+        }
+        if self
+            .acknowledged()
+            .is_some_and(|(log_id, _)| last < Some(log_id))
+        {
+            tracing::info!(
+                node,
+                "a later leader had this member cut off what it acknowledged"
+            );
         }
         Ok(())
     }

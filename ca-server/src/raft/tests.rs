@@ -19,5 +19,6 @@ mod harness;
 mod log;
 mod machine;
 mod peers;
+mod session;
 mod state;
 mod stores;

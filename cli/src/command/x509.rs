@@ -130,7 +130,9 @@ pub fn client_failure(doing: &str, error: &ClientError) -> Failure {
             "ask why: mintmark explain --pid $$",
         ),
         ClientError::Unavailable(_) => ("MM-3412", Exit::Unavailable, "try again in a moment"),
-        ClientError::Timeout(_) => ("MM-3413", Exit::Timeout, "try again in a moment"),
+        ClientError::Timeout(_) | ClientError::Late(_) => {
+            ("MM-3413", Exit::Timeout, "try again in a moment")
+        }
         ClientError::Invalid(_) => ("MM-3414", Exit::Usage, "see --help for what is expected"),
         _ => ("MM-3415", Exit::Failure, "see the agent's log"),
     };

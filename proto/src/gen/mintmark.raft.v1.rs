@@ -1214,7 +1214,8 @@ impl ::prost::Name for LogEntry {
         "type.googleapis.com/mintmark.raft.v1.LogEntry".into()
     }
 }
-/// `incarnation` is drawn when a store is made, `boot` when the process starts.
+/// `incarnation` is drawn when a store is made, `boot` when the process starts. `vote`
+/// stands at least since the log ends with `last_log_id`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HelloRequest {
     #[prost(uint64, tag = "1")]
@@ -1229,6 +1230,8 @@ pub struct HelloRequest {
     pub clock_ms: i64,
     #[prost(bytes = "vec", tag = "6")]
     pub boot: ::prost::alloc::vec::Vec<u8>,
+    #[prost(message, optional, tag = "7")]
+    pub vote: ::core::option::Option<Vote>,
 }
 impl ::prost::Name for HelloRequest {
     const NAME: &'static str = "HelloRequest";
@@ -1254,6 +1257,8 @@ pub struct HelloResponse {
     pub last_log_id: ::core::option::Option<LogId>,
     #[prost(bytes = "vec", tag = "6")]
     pub boot: ::prost::alloc::vec::Vec<u8>,
+    #[prost(message, optional, tag = "7")]
+    pub vote: ::core::option::Option<Vote>,
 }
 impl ::prost::Name for HelloResponse {
     const NAME: &'static str = "HelloResponse";
@@ -2786,6 +2791,12 @@ pub struct PeerMemory {
     /// the last log id that the peer said it holds durably
     #[prost(message, optional, tag = "2")]
     pub acknowledged: ::core::option::Option<LogId>,
+    /// of the leader, this member, to which it said that
+    #[prost(message, optional, tag = "3")]
+    pub vote: ::core::option::Option<Vote>,
+    /// the last one of those that were known to be committed
+    #[prost(message, optional, tag = "4")]
+    pub committed: ::core::option::Option<LogId>,
 }
 impl ::prost::Name for PeerMemory {
     const NAME: &'static str = "PeerMemory";

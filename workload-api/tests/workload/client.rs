@@ -208,7 +208,7 @@ async fn each_status_has_its_meaning_and_only_some_may_be_retried() {
     let agent = FakeAgent::new();
     let mut client = client(&agent).await;
     type Is = fn(&ClientError) -> bool;
-    let meanings: [(Status, bool, Is); 5] = [
+    let meanings: [(Status, bool, Is); 6] = [
         (Status::invalid_argument(""), false, |e| {
             matches!(e, ClientError::Invalid(_))
         }),
@@ -222,6 +222,9 @@ async fn each_status_has_its_meaning_and_only_some_may_be_retried() {
         ),
         (Status::unavailable(""), true, |e| {
             matches!(e, ClientError::Unavailable(_))
+        }),
+        (Status::deadline_exceeded(""), true, |e| {
+            matches!(e, ClientError::Late(_))
         }),
         (Status::internal(""), true, |e| {
             matches!(e, ClientError::Other(_))

@@ -65,6 +65,7 @@ impl Caller {
             protocol: PROTOCOL,
             clock_ms: 0,
             boot: self.boot.to_vec(),
+            vote: None,
         });
         let answer = self.client.hello(request).await?.into_inner();
         self.session = Some(answer.boot.clone().try_into().unwrap());
