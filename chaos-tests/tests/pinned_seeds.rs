@@ -56,6 +56,15 @@ const A_DEAD_SERVER_HID_THAT_THE_BUNDLE_WAS_OUTDATED: u64 = 176;
 /// having lost it. Now only what no later leader can have cut off is a reason (`ca_server::raft::session`).
 const WHAT_A_LATER_LEADER_CUT_OFF_WAS_TAKEN_FOR_LOST: u64 = 1892;
 
+/// Seed 2434: two servers joined, got the state in a snapshot, voted, and had asked each other for the audit leaves that
+/// neither had when the first server died for good. The leaves were lost with it. Now a server votes once it holds them,
+/// and asks all others before it pauses (`ca_server::raft::{membership, backfill}`).
+const LEAVES_WERE_LOST_WITH_THE_FIRST_SERVER: u64 = 2434;
+
+/// Seed 2750: an authority was revoked, and a workload that asked in that moment was given the new bundle together with
+/// its SVID of that authority. Now both go in one step (`node_agent::cache::state`).
+const A_NEW_BUNDLE_CAME_WITH_AN_OLD_SVID: u64 = 2750;
+
 #[test]
 fn pinned_seeds_hold_every_property() {
     for seed in [
@@ -69,6 +78,8 @@ fn pinned_seeds_hold_every_property() {
         A_DEAD_SERVER_PUT_OFF_A_BAN,
         A_DEAD_SERVER_HID_THAT_THE_BUNDLE_WAS_OUTDATED,
         WHAT_A_LATER_LEADER_CUT_OFF_WAS_TAKEN_FOR_LOST,
+        LEAVES_WERE_LOST_WITH_THE_FIRST_SERVER,
+        A_NEW_BUNDLE_CAME_WITH_AN_OLD_SVID,
     ] {
         let outcome = run(&Plan::of(seed));
         if let Some(violation) = outcome.violation {

@@ -36,6 +36,7 @@ pub struct X509Anchor {
     /// Whether the authority is being withdrawn: still trusted, no longer to be used.
     pub tainted: bool,
     public_key: Jwk,
+    id: String,
 }
 
 impl X509Anchor {
@@ -44,11 +45,12 @@ impl X509Anchor {
     /// # Errors
     /// The rule that the certificate breaks.
     pub fn parse(certificate: &[u8]) -> Result<Self, AnchorError> {
-        let public_key = anchor::check_anchor(certificate)?;
+        let (public_key, id) = anchor::check_anchor(certificate)?;
         Ok(Self {
             certificate: certificate.to_vec(),
             tainted: false,
             public_key,
+            id,
         })
     }
 
@@ -65,6 +67,14 @@ impl X509Anchor {
             anchors.push(Self::parse(certificate)?);
         }
         Ok(anchors)
+    }
+
+    /// The subject key identifier in hexadecimal, as in [`VerifiedX509Svid::anchor_id`].
+    ///
+    /// [`VerifiedX509Svid::anchor_id`]: crate::svid::x509::VerifiedX509Svid::anchor_id
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// The anchor's public key.

@@ -9,8 +9,12 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use mintmark_identity::{
-    bundle::Bundle, clock::Timestamp, entropy::draw_u64, entry::EntryId,
-    rotation::renewal_due_once_received, secret::SecretBytes,
+    bundle::{Bundle, BundleSet},
+    clock::Timestamp,
+    entropy::draw_u64,
+    entry::EntryId,
+    rotation::renewal_due_once_received,
+    secret::SecretBytes,
 };
 use mintmark_runtime::{
     Host,
@@ -282,6 +286,7 @@ impl Rotation {
         let count = batch.asked.len();
         let now = self.host.clock.now();
         let (mut accepted, mut failed) = (Vec::new(), Vec::new());
+        let bundles = Arc::clone(&self.cache.current().bundles);
         let overloaded = matches!(
             &batch.answer,
             Err(error) if error.code == tonic::Code::ResourceExhausted
@@ -305,8 +310,8 @@ impl Rotation {
                 );
             }
             Ok(answers) => {
-                let bundles = Arc::clone(&self.cache.current().bundles);
                 let pairs: Vec<_> = batch.asked.into_iter().zip(answers).collect();
+                let bundles = Arc::clone(&bundles);
                 let check = move || {
                     let check = |(asked, answer): (Asked, Result<IssuedChain, IssueError>)| {
                         let result = answer.and_then(|issued| {
@@ -325,7 +330,7 @@ impl Rotation {
                 }
             }
         }
-        self.publish(accepted, now);
+        self.publish(accepted, &bundles, now);
         self.note_failures(failed, now);
         if overloaded {
             (size / 2).max(BATCH_MIN)
@@ -334,7 +339,8 @@ impl Rotation {
         }
     }
 
-    fn publish(&self, accepted: Vec<(Asked, Accepted)>, now: Timestamp) {
+    /// Publishes what was verified with these bundles.
+    fn publish(&self, accepted: Vec<(Asked, Accepted)>, bundles: &Arc<BundleSet>, now: Timestamp) {
         if accepted.is_empty() {
             return;
         }
@@ -363,9 +369,13 @@ impl Rotation {
             .issued
             .inc_by(u64::try_from(svids.len()).unwrap_or(u64::MAX));
         self.cache.change(|state| {
+            // Bundles that changed meanwhile may lack the authority; what is not put is asked for again.
+            let same = Arc::ptr_eq(&state.bundles, bundles);
             for (arrival, svid) in svids {
                 let (entry_id, serial) = (svid.entry_id.clone(), svid.serial.clone());
-                if state.put_svid(svid, arrival) {
+                if !same && !verify::still_verifies(&svid, &state.bundles, now) {
+                    tracing::info!(%entry_id, serial, "dropping an SVID whose authority left the bundle");
+                } else if state.put_svid(svid, arrival) {
                     tracing::info!(%entry_id, serial, "SVID issued");
                 } else {
                     tracing::info!(%entry_id, serial, "dropping an SVID that came after a denial");
@@ -474,6 +484,7 @@ fn cached(asked: Asked, accepted: Accepted, draw: u64, now: Timestamp) -> Cached
         key: SecretBytes::from(asked.key.pkcs8),
         serial: accepted.serial,
         authority_id: accepted.authority_id,
+        anchor_id: accepted.anchor_id,
         validity: accepted.validity,
         received_at: now,
         renew_at: renewal_due_once_received(accepted.validity, now, draw),

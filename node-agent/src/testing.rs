@@ -62,6 +62,7 @@ pub fn svid(entry: &RegistrationEntry, from: i64, renew: i64, to: i64) -> Cached
         key: SecretBytes::new(vec![7; 40]),
         serial: format!("{}-{from}", entry.id),
         authority_id: "authority".to_owned(),
+        anchor_id: "authority".to_owned(),
         validity: Validity {
             not_before: at(from),
             not_after: at(to),

@@ -33,6 +33,8 @@ pub struct Accepted {
     pub serial: String,
     /// The authority that signed the leaf.
     pub authority_id: String,
+    /// The authority in the bundle that the chain leads to.
+    pub anchor_id: String,
     /// From when to when it holds.
     pub validity: Validity,
 }
@@ -75,6 +77,7 @@ pub fn accept_any(
         spiffe_id: verified.spiffe_id,
         serial: verified.serial,
         authority_id: verified.authority_id,
+        anchor_id: verified.anchor_id,
         validity: verified.validity,
     })
 }

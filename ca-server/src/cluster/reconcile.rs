@@ -18,6 +18,8 @@ use crate::raft::Role;
 const PERIOD: Duration = Duration::from_secs(1);
 /// Between two looks that changes cause.
 const CHANGE_PAUSE: Duration = Duration::from_millis(50);
+/// Before a learner is tried again that could not be promoted yet: what it lacks may be small.
+const PROMOTION_PAUSE: Duration = Duration::from_millis(200);
 /// Voters beyond this number only slow the log down.
 pub const VOTERS_MAX: usize = 5;
 
@@ -85,20 +87,24 @@ pub fn start(consensus: Consensus, tasks: &Tasks) {
     };
     tasks.spawn(
         "membership wake",
-        wake.after_changes(changed, CHANGE_PAUSE, tasks.token()),
+        wake.clone()
+            .after_changes(changed, CHANGE_PAUSE, tasks.token()),
     );
     tasks.spawn("membership", async move {
         while schedule.next().await {
-            take_step(&consensus).await;
+            if let Some(Step::Promote(_)) = take_step(&consensus).await {
+                tokio::time::sleep(PROMOTION_PAUSE).await;
+                wake.wake();
+            }
         }
     });
 }
 
-/// Takes the step that is due, if this server leads.
-async fn take_step(consensus: &Consensus) {
+/// Takes the step that is due, if this server leads; gives it back if it could not be taken.
+async fn take_step(consensus: &Consensus) -> Option<Step> {
     let status = consensus.status().borrow().clone();
     if status.role != Role::Leader || status.joint {
-        return;
+        return None;
     }
     let wanted = consensus.read(|state| {
         // A server whose certificate is not recorded yet could not speak to anybody.
@@ -113,9 +119,7 @@ async fn take_step(consensus: &Consensus) {
         members: status.members,
         voters: status.voters,
     };
-    let Some(step) = next_step(&wanted, &present) else {
-        return;
-    };
+    let step = next_step(&wanted, &present)?;
     let outcome = match &step {
         Step::Add(node, address) | Step::Readdress(node, address) => {
             consensus.add_learner(*node, address).await
@@ -131,8 +135,12 @@ async fn take_step(consensus: &Consensus) {
                 Step::Remove(_) | Step::Readdress(..) => {}
             }
             tracing::info!(?step, "membership changed");
+            None
         }
-        Err(error) => tracing::debug!(?step, %error, "membership not changed yet"),
+        Err(error) => {
+            tracing::debug!(?step, %error, "membership not changed yet");
+            Some(step)
+        }
     }
 }
 

@@ -44,8 +44,6 @@ enum BackfillError {
     Timeout,
     #[error("the answer has other leaves than were asked for")]
     OtherLeaves,
-    #[error("no other member is known")]
-    NoMember,
     #[error("the leaves do not hash to the root of the state")]
     Root,
     #[error("the leaves cannot be stored")]
@@ -68,13 +66,10 @@ impl<S: ReplicatedState> Backfill<S> {
         loop {
             if self.is_due() {
                 turn = turn.wrapping_add(1);
-                let filled = tokio::select! {
-                    filled = self.fill(turn) => filled,
-                    () = self.stop.cancelled() => return,
-                };
                 // What was filled may not be all; it is looked at again after the pause.
-                if let Err(error) = filled {
-                    tracing::info!(error = chain(&error), "audit leaves are still missing");
+                tokio::select! {
+                    () = self.fill(turn) => {}
+                    () = self.stop.cancelled() => return,
                 }
             }
             tokio::select! {
@@ -95,10 +90,27 @@ impl<S: ReplicatedState> Backfill<S> {
         self.leaves().first_missing().is_some() || self.leaves().has_unverified()
     }
 
-    async fn fill(&self, turn: usize) -> Result<(), BackfillError> {
+    /// Asks one member after the other, until nothing is missing.
+    async fn fill(&self, turn: usize) {
+        let members = self.members(turn);
+        if members.is_empty() {
+            tracing::info!("audit leaves are missing, and no other member is known");
+        }
+        for member in members {
+            match self.fill_from(&member).await {
+                Ok(()) => return,
+                Err(error) => tracing::info!(
+                    member = member.node,
+                    error = chain(&error),
+                    "audit leaves are still missing"
+                ),
+            }
+        }
+    }
+
+    async fn fill_from(&self, member: &Remote) -> Result<(), BackfillError> {
         while let Some((start, end)) = self.leaves().first_missing() {
-            let from = self.member(turn).ok_or(BackfillError::NoMember)?;
-            self.fetch(&from, start, end).await?;
+            self.fetch(member, start, end).await?;
         }
         let verified = self.verify().await;
         if matches!(verified, Err(BackfillError::Root)) {
@@ -107,13 +119,16 @@ impl<S: ReplicatedState> Backfill<S> {
         verified
     }
 
-    /// Members take turns, so that a broken one does not hold us up.
-    fn member(&self, turn: usize) -> Option<Remote> {
+    /// The others. Each is the first in its turn, so that a broken one does not hold us up.
+    fn members(&self, turn: usize) -> Vec<Remote> {
         let status = self.status.get();
         let own = self.peers.sessions().own().node_id;
-        let others: Vec<_> = status.members.keys().filter(|node| **node != own).collect();
-        let node = others.get(turn.checked_rem(others.len())?)?;
-        status.remote(**node)
+        let others = status.members.keys().filter(|node| **node != own);
+        let mut members: Vec<Remote> = others.filter_map(|node| status.remote(*node)).collect();
+        if let Some(first) = turn.checked_rem(members.len()) {
+            members.rotate_left(first);
+        }
+        members
     }
 
     async fn fetch(&self, from: &Remote, start: u64, end: u64) -> Result<(), BackfillError> {

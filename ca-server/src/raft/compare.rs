@@ -19,6 +19,7 @@ use super::marks::{Mark, Marks};
 use super::peers::{Peers, Remote};
 use super::status::{RaftStatus, StatusWatch};
 use super::type_config::Raft;
+use crate::store::leaves::LeafStore;
 
 /// How often every member is asked.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -112,6 +113,7 @@ pub fn answer(
     request: &pb::CompareRequest,
     clocks: &Clocks,
     marks: &Marks,
+    leaves: &LeafStore,
 ) -> pb::CompareResponse {
     let theirs = request.marks.iter().take(super::marks::MARKS_MAX);
     let theirs: Vec<_> = theirs.filter_map(Mark::from_pb).collect();
@@ -121,6 +123,7 @@ pub fn answer(
     pb::CompareResponse {
         clock_ms: clocks.read().0.unix_millis(),
         marks: told.iter().map(Mark::to_pb).collect(),
+        lacks_leaves: !leaves.is_complete(),
     }
 }
 

@@ -255,7 +255,8 @@ impl<S: ReplicatedState> Consensus<S> {
     /// Lets a learner vote, through the leader.
     ///
     /// # Errors
-    /// [`MembershipError::Behind`] until its log has nearly caught up; try again then.
+    /// [`MembershipError::Behind`] until its log has nearly caught up, [`MembershipError::Leaves`] until
+    /// it holds the audit leaves; try again then.
     pub async fn promote(&self, node: NodeId) -> Result<(), MembershipError> {
         self.0.membership.change(Change::Promote { node }).await
     }
@@ -298,6 +299,12 @@ impl<S: ReplicatedState> Consensus<S> {
     #[cfg(test)]
     pub(super) fn log_end(&self) -> Option<u64> {
         self.0.log.last_log_id().map(|id| id.index)
+    }
+
+    /// Has this member take audit leaves up to `size` for missing, as a snapshot would.
+    #[cfg(test)]
+    pub(super) fn miss_leaves(&self, size: u64) {
+        self.0.machine.leaves().declare(size);
     }
 
     /// Changes the state behind the log's back, as rotten memory would.

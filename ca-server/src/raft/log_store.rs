@@ -116,6 +116,18 @@ impl LogStore {
         (view.last(), view.vote())
     }
 
+    /// The last entry that is known to be committed.
+    #[must_use]
+    pub fn committed(&self) -> Option<LogId> {
+        self.shared.view().committed()
+    }
+
+    /// True if this very entry stands in the log.
+    #[must_use]
+    pub fn holds(&self, log_id: LogId) -> bool {
+        self.shared.view().log_id_at(log_id.index) == Some(log_id)
+    }
+
     /// The last entry that the log had and has no more.
     #[must_use]
     pub fn purged(&self) -> Option<LogId> {
@@ -324,7 +336,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
         reach(Step::PurgeRequested);
-        self.shared.view().purge(log_id);
+        let forked = self.shared.view().purge(log_id);
+        if let Some(since) = forked {
+            let job = Job::lazy(Mutation::Truncate { since });
+            self.shared.submit(job).await.map_err(writing)?;
+        }
         let job = Job::lazy(Mutation::Purge { through: log_id });
         self.shared.submit(job).await.map_err(writing)
     }

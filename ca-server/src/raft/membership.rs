@@ -1,8 +1,8 @@
 //! Changes of the Raft membership.
 //!
 //! Responsible for: adding, promoting and removing members, one change at a time.
-//! Always holds: a learner is promoted only when its log has nearly caught up; the last
-//! voter stays; a change that lost its leader half way is finished by the next one
+//! Always holds: a learner is promoted only when its log has nearly caught up, and it holds
+//! the audit leaves that the leader holds; the last voter stays; a change that lost its leader half way is finished by the next one
 //! before anything else. Not here: who is admitted (`crate::state`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,10 +18,13 @@ use super::clocks::Clocks;
 use super::peers::{Peers, Remote};
 use super::status::{RaftStatus, Role, StatusWatch};
 use super::type_config::{NodeId, Raft};
+use crate::store::leaves::LeafStore;
 
 /// Entries that a learner may lack when it is promoted: it holds up commits until it
 /// has them.
 const PROMOTION_LAG_MAX: u64 = 256;
+/// Time for a learner to say whether it holds the audit leaves.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time for a change; replication to a quorum, twice.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -62,6 +65,9 @@ pub enum MembershipError {
     /// Its log has to catch up first.
     #[error("the log of the member is too far behind")]
     Behind,
+    /// It has to fetch audit leaves first, or did not say that it has them.
+    #[error("the member does not hold all audit leaves yet")]
+    Leaves,
     /// Its clock, or the leader's, is too far from the voters'.
     #[error("the member's clock is too far from the voters' clocks, or not known yet")]
     Clock,
@@ -81,19 +87,28 @@ pub struct MembershipChanges {
     peers: Peers,
     status: StatusWatch,
     clocks: Clocks,
+    leaves: LeafStore,
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl MembershipChanges {
     /// Nothing is under way.
     #[must_use]
-    pub fn new(own: NodeId, raft: Raft, peers: Peers, status: StatusWatch, clocks: Clocks) -> Self {
+    pub fn new(
+        own: NodeId,
+        raft: Raft,
+        peers: Peers,
+        status: StatusWatch,
+        clocks: Clocks,
+        leaves: LeafStore,
+    ) -> Self {
         Self {
             own,
             raft,
             peers,
             status,
             clocks,
+            leaves,
             turn: Arc::default(),
         }
     }
@@ -128,17 +143,36 @@ impl MembershipChanges {
             let Some(step) = steps(&change, &status)? else {
                 return Ok(());
             };
-            // Its clock would move the median, and could part the voters for good.
-            if let Change::Promote { node } = change
-                && !self.clocks.may_vote(node)
-            {
-                return Err(MembershipError::Clock);
+            if let Change::Promote { node } = change {
+                // Its clock would move the median, and could part the voters for good.
+                if !self.clocks.may_vote(node) {
+                    return Err(MembershipError::Clock);
+                }
+                // It may be all that is left soon, and a snapshot brought it no leaves. What
+                // the leader lacks too may be lost for good: that must not end all growth.
+                if self.leaves.is_complete() && !self.holds_leaves(node).await {
+                    return Err(MembershipError::Leaves);
+                }
             }
             self.write(step).await
         };
         tokio::time::timeout(CHANGE_TIMEOUT, changing)
             .await
             .unwrap_or(Err(MembershipError::Unknown))
+    }
+
+    /// Whether a member says that it holds every audit leaf.
+    async fn holds_leaves(&self, node: NodeId) -> bool {
+        let Some(member) = self.status.get().remote(node) else {
+            return false;
+        };
+        let asked = self.peers.call(
+            &member,
+            ANSWER_TIMEOUT,
+            pb::CompareRequest::default,
+            |mut client, request| async move { client.compare(request).await },
+        );
+        asked.await.is_ok_and(|answer| !answer.lacks_leaves)
     }
 
     /// Finishes a change that an earlier leader began, whenever this member leads.
@@ -295,6 +329,7 @@ pub fn outcome_to_pb(outcome: Result<(), MembershipError>) -> pb::ChangeMembersh
         Err(MembershipError::UnknownNode) => Outcome::UnknownNode,
         Err(MembershipError::Behind) => Outcome::Behind,
         Err(MembershipError::Clock) => Outcome::Clock,
+        Err(MembershipError::Leaves) => Outcome::Leaves,
         Err(MembershipError::LastVoter) => Outcome::LastVoter,
         Err(MembershipError::Unknown) => Outcome::Unknown,
     });
@@ -310,6 +345,7 @@ fn outcome_from_pb(answer: &pb::ChangeMembershipResponse) -> Result<(), Membersh
         Outcome::UnknownNode => Err(MembershipError::UnknownNode),
         Outcome::Behind => Err(MembershipError::Behind),
         Outcome::Clock => Err(MembershipError::Clock),
+        Outcome::Leaves => Err(MembershipError::Leaves),
         Outcome::LastVoter => Err(MembershipError::LastVoter),
         Outcome::Unknown | Outcome::Unspecified => Err(MembershipError::Unknown),
     }

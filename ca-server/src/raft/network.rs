@@ -23,7 +23,6 @@ use tokio::time::Instant;
 use super::convert;
 use super::peers::{CallError, Peers, Remote};
 use super::quorum::QuorumClock;
-use super::session::Acknowledged;
 use super::type_config::{NodeId, RpcError, Snapshot, SnapshotMeta, TypeConfig, Vote};
 
 /// Piece of a snapshot on the wire.
@@ -87,14 +86,10 @@ impl Link {
         };
         self.quorum.answered(self.to.node, &request.vote, sent);
         if let Some(log_id) = holds {
-            let acknowledged = Acknowledged {
-                log_id,
-                vote: request.vote,
-                // Both stand in the one log that was this leader's when it asked.
-                committed: request.leader_commit.min(Some(log_id)),
-            };
             let sessions = self.peers.sessions();
-            sessions.acknowledged(self.to.node, acknowledged).await?;
+            sessions
+                .acknowledged(self.to.node, log_id, &request.vote)
+                .await?;
         }
         Ok(())
     }
@@ -144,8 +139,14 @@ impl Link {
                 |mut client, request| async move { client.install_snapshot(request).await },
             )
             .await?;
-        let vote = self.understood(convert::vote_from_pb(answer.vote))?;
-        Ok(SnapshotResponse { vote })
+        let answered = self.understood(convert::vote_from_pb(answer.vote))?;
+        if answered.leader_id == vote.leader_id
+            && let Some(log_id) = snapshot.meta.last_log_id
+        {
+            let sessions = self.peers.sessions();
+            sessions.acknowledged(self.to.node, log_id, vote).await?;
+        }
+        Ok(SnapshotResponse { vote: answered })
     }
 
     fn understood<T>(&self, answer: Result<T, convert::ConvertError>) -> Result<T, CallError> {

@@ -281,7 +281,13 @@ impl Peer for PeerService {
         request: Request<pb::CompareRequest>,
     ) -> Result<Response<pb::CompareResponse>, Status> {
         let node = self.caller(&request, false)?;
-        let answer = super::compare::answer(node, request.get_ref(), &self.clocks, &self.marks);
+        let answer = super::compare::answer(
+            node,
+            request.get_ref(),
+            &self.clocks,
+            &self.marks,
+            &self.leaves,
+        );
         Ok(self.answer(answer))
     }
 

@@ -158,17 +158,6 @@ pub struct Own {
     pub boot: Mark,
 }
 
-/// What a follower said to this member while it led.
-#[derive(Debug, Clone, Copy)]
-pub struct Acknowledged {
-    /// It holds the log through this.
-    pub log_id: LogId,
-    /// Under which this member led.
-    pub vote: Vote,
-    /// How much of that was known to be committed.
-    pub committed: Option<LogId>,
-}
-
 #[derive(Debug, Default)]
 struct Peer {
     memory: pb::PeerMemory,
@@ -268,9 +257,10 @@ impl Sessions {
             .transpose()
             .map_err(|_| PeerRefusal::Malformed("vote"))?;
         let is_new = {
-            let peers = self.peers();
-            match peers.get(&node) {
+            let mut peers = self.peers();
+            match peers.get_mut(&node) {
                 Some(peer) if !peer.memory.incarnation.is_empty() => {
+                    peer.settle(&self.0.log);
                     peer.check(node, incarnation, boot, last, vote)?;
                     false
                 }
@@ -308,17 +298,26 @@ impl Sessions {
         }
     }
 
-    /// Takes up what `node` said that it holds.
+    /// `node` said to this member, which led under `vote`, that it holds the log through `log_id`.
     ///
     /// # Errors
     /// When the log cannot remember.
-    pub async fn acknowledged(&self, node: NodeId, said: Acknowledged) -> Result<(), StoreError> {
+    pub async fn acknowledged(
+        &self,
+        node: NodeId,
+        log_id: LogId,
+        vote: &Vote,
+    ) -> Result<(), StoreError> {
         let memory = {
             let mut peers = self.peers();
             let Some(peer) = peers.get_mut(&node) else {
                 return Ok(());
             };
-            if !peer.hears(&said) {
+            let before = peer.memory.clone();
+            peer.settle(&self.0.log);
+            peer.hear(log_id, vote);
+            peer.settle(&self.0.log);
+            if peer.memory == before {
                 return Ok(());
             }
             peer.memory.clone()
@@ -437,45 +436,55 @@ pub enum MeetError {
 }
 
 impl Peer {
-    /// What it acknowledged last, and to which leader.
+    /// What it acknowledged to the last leadership of this member, and which that was.
     fn acknowledged(&self) -> Option<(LogId, Vote)> {
         let log_id = convert::log_id_from_pb(self.memory.acknowledged?).ok()?;
         let vote = convert::vote_from_pb(self.memory.vote).ok()?;
         Some((log_id, vote))
     }
 
-    /// What it acknowledged of what is committed.
+    /// What it ever acknowledged and is known to be committed.
     fn committed(&self) -> Option<LogId> {
         convert::log_id_from_pb(self.memory.committed?).ok()
     }
 
-    /// Takes up what it said; true if there is something new in it.
-    fn hears(&mut self, said: &Acknowledged) -> bool {
-        // What was said to an earlier leadership is settled by `committed` alone.
-        let says_more = self.acknowledged().is_none_or(|(log_id, vote)| {
-            (said.vote.leader_id, said.log_id) > (vote.leader_id, log_id)
-        });
-        if says_more {
-            self.memory.acknowledged = Some(convert::log_id_to_pb(&said.log_id));
-            self.memory.vote = Some(convert::vote_to_pb(&said.vote));
+    /// It holds the log through `log_id`, it says to the leadership `vote`.
+    fn hear(&mut self, log_id: LogId, vote: &Vote) {
+        let is_news = self
+            .acknowledged()
+            .is_none_or(|(held, led)| (vote.leader_id, log_id) > (led.leader_id, held));
+        if is_news {
+            self.memory.acknowledged = Some(convert::log_id_to_pb(&log_id));
+            self.memory.vote = Some(convert::vote_to_pb(vote));
         }
-        let holds_more = said.committed > self.committed();
-        if holds_more {
-            self.memory.committed = said.committed.as_ref().map(convert::log_id_to_pb);
+    }
+
+    /// Takes over what has been committed of what it acknowledged, as long as that stands in this
+    /// member's log as it did then.
+    fn settle(&mut self, log: &LogStore) {
+        let Some((log_id, led)) = self.acknowledged() else {
+            return;
+        };
+        let still_leads = log.vote().map(|vote| vote.leader_id) == Some(led.leader_id);
+        if !still_leads && !log.holds(log_id) {
+            return;
         }
-        says_more || holds_more
+        let committed = log.committed().min(Some(log_id)).max(self.committed());
+        self.memory.committed = committed.as_ref().map(convert::log_id_to_pb);
     }
 
     /// True if a log that ends with `last`, under `vote`, lacks what was acknowledged.
     ///
-    /// What is committed is never cut off. What is not, only a later leader cuts off, and
-    /// the member has taken on that leader's vote before (Raft, section 5.3).
+    /// What is committed is never cut off. What is not, a later leader may have cut off, and the
+    /// member has taken on that leader's vote before (Raft, section 5.3). While the library installs
+    /// a snapshot it also cuts off what the snapshot has; a crash in the midst of that is taken for
+    /// a loss, and until the snapshot comes again it is one.
     fn has_lost(&self, last: Option<LogId>, vote: Option<Vote>) -> bool {
-        let still_follows = |led: Vote| vote.is_none_or(|vote| vote.leader_id <= led.leader_id);
+        let no_later_leader = |led: Vote| vote.is_none_or(|vote| vote.leader_id <= led.leader_id);
         last < self.committed()
             || self
                 .acknowledged()
-                .is_some_and(|(log_id, led)| last < Some(log_id) && still_follows(led))
+                .is_some_and(|(log_id, led)| last < Some(log_id) && no_later_leader(led))
     }
 
     fn check(

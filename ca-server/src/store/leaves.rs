@@ -180,6 +180,13 @@ impl LeafStore {
         !self.memory().manifest.unverified.is_empty()
     }
 
+    /// True if every leaf that the tree has is here.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        let memory = self.memory();
+        memory.manifest.missing.is_empty() && memory.manifest.unverified.is_empty()
+    }
+
     /// Stores fetched leaves; they are not read until [`LeafStore::accept_fetched`].
     /// Leaves that are not missing are ignored.
     ///

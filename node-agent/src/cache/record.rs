@@ -85,6 +85,9 @@ struct SvidRecord {
     renew_at_ms: i64,
     #[prost(uint64, tag = "13")]
     draw: u64,
+    /// Empty when it is the same as `authority_id`.
+    #[prost(string, tag = "14")]
+    anchor_id: String,
 }
 
 impl std::fmt::Debug for SvidRecord {
@@ -263,6 +266,11 @@ impl SvidRecord {
             received_at_ms: svid.received_at.unix_millis(),
             renew_at_ms: svid.renew_at.unix_millis(),
             draw: svid.draw,
+            anchor_id: if svid.anchor_id == svid.authority_id {
+                String::new()
+            } else {
+                svid.anchor_id.clone()
+            },
         }
     }
 
@@ -271,6 +279,10 @@ impl SvidRecord {
             return Err(RecordError("chain"));
         }
         let spiffe_id = SpiffeId::parse(&self.spiffe_id).map_err(|_| RecordError("spiffe id"))?;
+        let anchor_id = match self.anchor_id {
+            same if same.is_empty() => self.authority_id.clone(),
+            other => other,
+        };
         Ok(CachedSvid {
             entry_id: EntryId::parse(self.entry_id).map_err(|_| RecordError("entry id"))?,
             issued_for: IssuedFor {
@@ -282,6 +294,7 @@ impl SvidRecord {
             key: SecretBytes::new(self.key),
             serial: self.serial,
             authority_id: self.authority_id,
+            anchor_id,
             validity: Validity {
                 not_before: Timestamp::from_unix_millis(self.not_before_ms),
                 not_after: Timestamp::from_unix_millis(self.not_after_ms),

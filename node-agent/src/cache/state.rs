@@ -2,7 +2,8 @@
 //!
 //! Responsible for: how a server's update, a new SVID and a denial change that value. Always
 //! holds: positions only rise; an SVID is held only for an entry that is held, and is for that
-//! entry's SPIFFE ID; a denied agent holds no SVID. Not here: when to issue (`plan`), disk
+//! entry's SPIFFE ID; the authority that it leads to leaves the bundle only together with it; a
+//! denied agent holds no SVID. Not here: when to issue (`plan`), disk
 //! (`keeper`), the wire (`sync`).
 
 use std::{
@@ -12,7 +13,7 @@ use std::{
 };
 
 use mintmark_identity::{
-    bundle::{Bundle, BundleSet},
+    bundle::{Bundle, BundleSet, X509Anchor},
     clock::Timestamp,
     entry::{EntryId, RegistrationEntry},
     secret::SecretBytes,
@@ -72,6 +73,8 @@ pub struct CachedSvid {
     pub serial: String,
     /// Which authority signed it.
     pub authority_id: String,
+    /// The authority in the bundle that the chain leads to.
+    pub anchor_id: String,
     /// From when to when it holds.
     pub validity: Validity,
     /// When this agent received it.
@@ -270,7 +273,7 @@ impl State {
             _ => {}
         }
         let bundles = self.changed_bundles(&update)?;
-        self.bundles = bundles;
+        let before = std::mem::replace(&mut self.bundles, bundles);
         let own = &self.trust_domain;
         if let Some(change) = update
             .bundles
@@ -287,6 +290,7 @@ impl State {
         self.position = Some(update.position);
         self.last_update = Some(now);
         self.drop_orphaned_svids();
+        self.drop_unanchored_svids(&before);
         Ok(())
     }
 
@@ -363,6 +367,23 @@ impl State {
         }
         let entries = Arc::clone(&self.entries);
         Arc::make_mut(&mut self.svids).retain(|_, svid| keeps(&entries, svid));
+    }
+
+    /// Drops SVIDs whose authority stood in the bundle before and does not now: no peer accepts them.
+    fn drop_unanchored_svids(&mut self, before: &BundleSet) {
+        let (Some(before), Some(bundle)) = (before.get(&self.trust_domain), self.own_bundle())
+        else {
+            return;
+        };
+        let here = |id: &str| bundle.x509.iter().any(|anchor| anchor.id() == id);
+        let ids = before.x509.iter().map(X509Anchor::id);
+        let left: BTreeSet<&str> = ids.filter(|id| !here(id)).collect();
+        let is_left = |svid: &CachedSvid| left.contains(svid.anchor_id.as_str());
+        let count = self.svids.values().filter(|svid| is_left(svid)).count();
+        if count > 0 {
+            tracing::warn!(count, "dropping SVIDs whose authority left the bundle");
+            Arc::make_mut(&mut self.svids).retain(|_, svid| !is_left(svid));
+        }
     }
 
     /// Takes an SVID in, unless its entry is gone, was replaced since the SVID was asked for,

@@ -1215,7 +1215,7 @@ impl ::prost::Name for LogEntry {
     }
 }
 /// `incarnation` is drawn when a store is made, `boot` when the process starts. `vote`
-/// stands at least since the log ends with `last_log_id`.
+/// was taken on before the log came to end with `last_log_id`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HelloRequest {
     #[prost(uint64, tag = "1")]
@@ -1691,6 +1691,9 @@ pub struct CompareResponse {
     /// as asked, and those of the caller's entries that are remembered
     #[prost(message, repeated, tag = "2")]
     pub marks: ::prost::alloc::vec::Vec<StateMark>,
+    /// audit leaves are still being fetched
+    #[prost(bool, tag = "3")]
+    pub lacks_leaves: bool,
 }
 impl ::prost::Name for CompareResponse {
     const NAME: &'static str = "CompareResponse";
@@ -1811,6 +1814,8 @@ pub mod change_membership_response {
         Behind = 7,
         /// the learner's clock is too far from the voters' to be promoted
         Clock = 8,
+        /// the learner does not hold the audit leaves yet
+        Leaves = 9,
     }
     impl Outcome {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -1828,6 +1833,7 @@ pub mod change_membership_response {
                 Self::Unknown => "OUTCOME_UNKNOWN",
                 Self::Behind => "OUTCOME_BEHIND",
                 Self::Clock => "OUTCOME_CLOCK",
+                Self::Leaves => "OUTCOME_LEAVES",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1842,6 +1848,7 @@ pub mod change_membership_response {
                 "OUTCOME_UNKNOWN" => Some(Self::Unknown),
                 "OUTCOME_BEHIND" => Some(Self::Behind),
                 "OUTCOME_CLOCK" => Some(Self::Clock),
+                "OUTCOME_LEAVES" => Some(Self::Leaves),
                 _ => None,
             }
         }
@@ -2794,7 +2801,7 @@ pub struct PeerMemory {
     /// of the leader, this member, to which it said that
     #[prost(message, optional, tag = "3")]
     pub vote: ::core::option::Option<Vote>,
-    /// the last one of those that were known to be committed
+    /// the last one of all that it ever said so of and that is committed
     #[prost(message, optional, tag = "4")]
     pub committed: ::core::option::Option<LogId>,
 }

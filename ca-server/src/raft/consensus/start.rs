@@ -100,6 +100,7 @@ impl<S: ReplicatedState> Consensus<S> {
             peers.clone(),
             status.clone(),
             clocks.clone(),
+            machine.leaves().clone(),
         );
         let consensus = Self(Arc::new(Inner {
             config: config.clone(),

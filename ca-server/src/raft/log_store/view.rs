@@ -171,9 +171,15 @@ impl View {
             .or(self.purged);
     }
 
-    /// Removes the entries through `through`.
-    pub fn purge(&mut self, through: LogId) {
+    /// Removes the entries through `through`. If that is later than the whole log, the entries
+    /// behind it are of a history that was given up: they go too, and where they began is returned.
+    pub fn purge(&mut self, through: LogId) -> Option<u64> {
         let keep = through.index.saturating_add(1);
+        let is_forked =
+            self.last < Some(through) && self.last.is_some_and(|last| last.index >= keep);
+        if is_forked {
+            self.truncate(keep);
+        }
         let kept = self.tail.split_off(&keep);
         for removed in self.tail.values() {
             self.tail_bytes = self.tail_bytes.saturating_sub(weight(removed));
@@ -190,10 +196,11 @@ impl View {
         if let Some(next) = next_leader {
             self.leaders.entry(keep).or_insert(next);
         }
+        is_forked.then_some(keep)
     }
 
     /// Id of an entry of the log.
-    fn log_id_at(&self, index: u64) -> Option<LogId> {
+    pub fn log_id_at(&self, index: u64) -> Option<LogId> {
         if index > self.last?.index {
             return None;
         }
@@ -288,6 +295,21 @@ mod tests {
         view.purge(entry(5, 9).log_id);
         assert_eq!(view.last(), Some(entry(5, 9).log_id));
         assert_eq!(view.read(0, u64::MAX), (None, vec![]));
+    }
+
+    #[test]
+    fn purge_beyond_another_history_takes_all_of_it_along() {
+        let mut view = View::default();
+        view.append(&(0..=15).map(|index| entry(2, index)).collect::<Vec<_>>());
+        view.purge(entry(2, 5).log_id);
+        assert_eq!(view.purge(entry(2, 7).log_id), None);
+        assert_eq!(view.purge(entry(3, 12).log_id), Some(13));
+        assert_eq!(view.last(), Some(entry(3, 12).log_id));
+        assert_eq!(view.read(0, u64::MAX), (None, vec![]));
+        assert_eq!(view.purge(entry(3, 12).log_id), None, "again");
+        view.append(&[entry(3, 13)]);
+        assert_eq!(view.purge(entry(3, 12).log_id), None);
+        assert_eq!(indices(&view.read(0, u64::MAX).1), [13]);
     }
 
     #[test]

@@ -233,6 +233,45 @@ async fn a_learner_gets_snapshot_log_and_leaves_and_votes_after() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_learner_that_lacks_audit_leaves_is_not_promoted() {
+    let mut cluster = Cluster::of(1).await;
+    cluster.start(2).await;
+    let leader = cluster.nodes[&1].consensus.clone();
+    leader.add_learner(2, &address(2)).await.unwrap();
+    cluster.propose(1, "a").await.unwrap();
+    let learner = cluster.nodes[&2].consensus.clone();
+    has(&learner, &["a"]).await;
+    // Its clock is known after this, and its log has caught up.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    learner.miss_leaves(3);
+    assert_eq!(leader.promote(2).await, Err(MembershipError::Leaves));
+    assert_eq!(
+        learner.promote(2).await,
+        Err(MembershipError::Leaves),
+        "the leader's answer"
+    );
+    // What the leader lacks as well may be lost for good: the cluster can grow all the same.
+    leader.miss_leaves(3);
+    leader.promote(2).await.unwrap();
+    cluster.propose(1, "b").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_learner_that_does_not_say_whether_it_holds_the_leaves_is_not_promoted() {
+    let mut cluster = Cluster::of(1).await;
+    cluster.start(2).await;
+    let leader = cluster.nodes[&1].consensus.clone();
+    leader.add_learner(2, &address(2)).await.unwrap();
+    cluster.propose(1, "a").await.unwrap();
+    has(&cluster.nodes[&2].consensus, &["a"]).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    cluster.cut(2);
+    assert_eq!(leader.promote(2).await, Err(MembershipError::Leaves));
+    cluster.heal();
+    cluster.promote(2).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_wiped_member_is_refused_until_it_has_a_new_id() {
     let mut cluster = Cluster::of(3).await;
     cluster.propose(1, "a").await.unwrap();

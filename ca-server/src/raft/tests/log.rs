@@ -144,6 +144,23 @@ async fn a_new_owner_does_not_take_over_an_existing_log() {
     assert_eq!(*log.owner(), owner());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_log_that_a_snapshot_overtook_holds_nothing_of_the_history_that_was_given_up() {
+    let disk = MemoryDisk::default();
+    let mut log = open_log(&disk).unwrap();
+    let given_up = (0..=15).map(|index| entry(2, index));
+    log.blocking_append(given_up).await.unwrap();
+    log.purge(log_id(3, 12)).await.unwrap();
+    assert_eq!(log.last_log_id(), Some(log_id(3, 12)));
+    // The purge reaches the disk with this, and the next start checks every entry.
+    log.save_vote(&Vote::new(3, 1)).await.unwrap();
+    log.close().await.unwrap();
+    let mut log = open_log(&disk).unwrap();
+    assert_eq!(log.last_log_id(), Some(log_id(3, 12)));
+    log.blocking_append([entry(3, 13)]).await.unwrap();
+    assert_eq!(entries_of(&log).await, [entry(3, 13)]);
+}
+
 /// What was acknowledged in a run that ended in a crash.
 #[derive(Debug, Default, Clone)]
 struct Acknowledged {

@@ -2,14 +2,14 @@
 
 use mintmark_proto::mintmark::raft::v1 as pb;
 use openraft::LeaderId;
-use openraft::storage::RaftLogStorage;
+use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 
 use super::disk::MemoryDisk;
 use super::log::{entry, open_log};
 use crate::raft::config::ClusterId;
 use crate::raft::convert;
 use crate::raft::log_store::LogStore;
-use crate::raft::session::{Acknowledged, MeetError, Own, PROTOCOL, PeerRefusal, Sessions};
+use crate::raft::session::{MeetError, Own, PROTOCOL, PeerRefusal, Sessions};
 use crate::raft::type_config::{LogId, NodeId, Vote};
 
 /// The member that is met.
@@ -52,36 +52,42 @@ async fn meet(
     sessions.meet(MEMBER, hello).await
 }
 
-/// The leader (3, 1) heard: "through 3.1-9", of which 3.1-7 was committed.
-fn said() -> Acknowledged {
-    Acknowledged {
-        log_id: id((3, 1), 9),
-        vote: Vote::new_committed(3, 1),
-        committed: Some(id((3, 1), 7)),
-    }
+/// This member leads under (3, 1), has 3.1-0 to 3.1-12, and knows that all through 3.1-7 is committed.
+async fn lead(log: &mut LogStore) {
+    log.save_vote(&LED).await.unwrap();
+    log.blocking_append((0..=12).map(|index| entry(3, index)))
+        .await
+        .unwrap();
+    log.save_committed(Some(id((3, 1), 7))).await.unwrap();
+}
+
+const LED: Vote = Vote {
+    leader_id: LeaderId {
+        term: 3,
+        node_id: 1,
+    },
+    committed: true,
+};
+
+fn is_refused(met: &Result<(), MeetError>) -> bool {
+    matches!(
+        met,
+        Err(MeetError::Refused(PeerRefusal::RolledBack { node: MEMBER }))
+    )
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_member_is_refused_only_for_what_no_leader_can_have_cut_off() {
-    let follows = Some(Vote::new_committed(3, 1));
     let later = Some(Vote::new(4, 2));
     let same_term = Some(Vote::new(3, 2));
+    let (led, before) = (Some(LED), Some(Vote::new(2, 1)));
+    // It acknowledged 3.1-9 to this member; what is committed is above.
     let cases = [
-        ("all is there", Some(id((3, 1), 9)), follows, true),
-        ("more is there", Some(id((3, 1), 12)), follows, true),
-        ("one is missing", Some(id((3, 1), 8)), follows, false),
-        (
-            "one is missing, and the vote too",
-            Some(id((3, 1), 8)),
-            None,
-            false,
-        ),
-        (
-            "as it was long ago",
-            Some(id((2, 1), 5)),
-            Some(Vote::new(2, 1)),
-            false,
-        ),
+        ("all is there", Some(id((3, 1), 9)), led, true),
+        ("more is there", Some(id((3, 1), 12)), led, true),
+        ("one is missing", Some(id((3, 1), 8)), led, false),
+        ("and the vote too", Some(id((3, 1), 8)), None, false),
+        ("as it was long ago", Some(id((2, 1), 5)), before, false),
         ("empty", None, None, false),
         (
             "cut off by a later leader",
@@ -90,26 +96,31 @@ async fn a_member_is_refused_only_for_what_no_leader_can_have_cut_off() {
             true,
         ),
         (
-            "by another of the same term",
+            "by another of this term",
             Some(id((3, 1), 8)),
             same_term,
             true,
         ),
         ("and replaced", Some(id((4, 2), 8)), later, true),
         (
-            "but what was committed is gone",
+            "what is committed is gone",
             Some(id((3, 1), 6)),
             later,
             false,
         ),
-        ("all is gone, and it has voted since", None, later, false),
+        ("all is, and it voted since", None, later, false),
     ];
     for (case, last, vote, is_taken) in cases {
         let disk = MemoryDisk::default();
-        let log = open_log(&disk).unwrap();
+        let mut log = open_log(&disk).unwrap();
+        lead(&mut log).await;
         let before = sessions(&log);
         meet(&before, 1, None, None).await.unwrap();
-        before.acknowledged(MEMBER, said()).await.unwrap();
+        let acknowledged = id((3, 1), 9);
+        before
+            .acknowledged(MEMBER, acknowledged, &LED)
+            .await
+            .unwrap();
         // The process that was met has nothing to explain.
         meet(&before, 1, None, None).await.unwrap();
         log.close().await.unwrap();
@@ -117,49 +128,103 @@ async fn a_member_is_refused_only_for_what_no_leader_can_have_cut_off() {
         let reopened = open_log(&disk).unwrap();
         for sessions in [before, sessions(&reopened)] {
             let met = meet(&sessions, 2, last, vote).await;
-            let refused = matches!(
-                met,
-                Err(MeetError::Refused(PeerRefusal::RolledBack { node: MEMBER }))
-            );
-            assert_eq!(refused, !is_taken, "{case}: {met:?}");
+            assert_eq!(is_refused(&met), !is_taken, "{case}: {met:?}");
             assert_eq!(met.is_ok(), is_taken, "{case}: {met:?}");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_later_leadership_forgets_what_only_an_earlier_one_was_told() {
+async fn what_is_committed_only_after_it_was_acknowledged_may_not_be_missing_either() {
     let disk = MemoryDisk::default();
-    let log = open_log(&disk).unwrap();
+    let mut log = open_log(&disk).unwrap();
+    lead(&mut log).await;
     let sessions = sessions(&log);
     meet(&sessions, 1, None, None).await.unwrap();
-    sessions.acknowledged(MEMBER, said()).await.unwrap();
-    // Another leader had 8 and 9 cut off; then this member led again.
-    let again = Acknowledged {
-        log_id: id((3, 1), 7),
-        vote: Vote::new_committed(5, 1),
-        committed: None,
-    };
-    sessions.acknowledged(MEMBER, again).await.unwrap();
-    let follows = Some(Vote::new_committed(5, 1));
-    let holds = Some(id((3, 1), 7));
-    meet(&sessions, 2, holds, follows).await.unwrap();
-    // An answer that comes late takes nothing back, and nothing that is committed is forgotten.
-    sessions.acknowledged(MEMBER, said()).await.unwrap();
-    meet(&sessions, 3, holds, follows).await.unwrap();
-    let lost = meet(&sessions, 4, Some(id((3, 1), 6)), Some(Vote::new(6, 2))).await;
-    assert!(
-        matches!(
-            lost,
-            Err(MeetError::Refused(PeerRefusal::RolledBack { .. }))
-        ),
-        "{lost:?}"
-    );
+    let acknowledged = id((3, 1), 9);
+    sessions
+        .acknowledged(MEMBER, acknowledged, &LED)
+        .await
+        .unwrap();
+    let later = Some(Vote::new(4, 2));
+    meet(&sessions, 2, Some(id((3, 1), 8)), later)
+        .await
+        .unwrap();
+    // By this very answer it is; the member dies before it can give another.
+    log.save_committed(Some(id((3, 1), 9))).await.unwrap();
+    let met = meet(&sessions, 3, Some(id((3, 1), 8)), later).await;
+    assert!(is_refused(&met), "{met:?}");
+    meet(&sessions, 3, Some(id((3, 1), 9)), later)
+        .await
+        .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_later_leadership_forgets_what_only_an_earlier_one_was_told() {
+    let disk = MemoryDisk::default();
+    let mut log = open_log(&disk).unwrap();
+    lead(&mut log).await;
+    let sessions = sessions(&log);
+    meet(&sessions, 1, None, None).await.unwrap();
+    let tell = async |log_id, vote| sessions.acknowledged(MEMBER, log_id, &vote).await.unwrap();
+    tell(id((3, 1), 9), LED).await;
+    // Another leader had both cut off what came after 7; then this member led again.
+    let again = Vote::new_committed(5, 1);
+    log.truncate(entry(3, 8).log_id).await.unwrap();
+    log.save_vote(&again).await.unwrap();
+    log.blocking_append([entry(5, 8), entry(5, 9)])
+        .await
+        .unwrap();
+    tell(id((5, 1), 8), again).await;
+    // An answer to the earlier leadership comes late. It takes nothing back.
+    tell(id((3, 1), 9), LED).await;
+    meet(&sessions, 2, Some(id((5, 1), 8)), Some(again))
+        .await
+        .unwrap();
+    let met = meet(&sessions, 3, Some(id((3, 1), 7)), Some(again)).await;
+    assert!(is_refused(&met), "it acknowledged 5.1-8: {met:?}");
+    // It says more to the same leadership, and more is committed.
+    tell(id((5, 1), 9), again).await;
+    let met = meet(&sessions, 4, Some(id((5, 1), 8)), Some(again)).await;
+    assert!(is_refused(&met), "it acknowledged 5.1-9: {met:?}");
+    log.save_committed(Some(id((5, 1), 9))).await.unwrap();
+    tell(id((5, 1), 9), again).await;
+    log.close().await.unwrap();
+    let reopened = open_log(&disk).unwrap();
+    let later = Some(Vote::new(6, 2));
+    let met = meet(&self::sessions(&reopened), 5, Some(id((5, 1), 8)), later).await;
+    assert!(is_refused(&met), "5.1-9 is committed: {met:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_stand_in_the_log_any_more_is_not_taken_for_committed() {
+    let disk = MemoryDisk::default();
+    let mut log = open_log(&disk).unwrap();
+    lead(&mut log).await;
+    let sessions = sessions(&log);
+    meet(&sessions, 1, None, None).await.unwrap();
+    let acknowledged = id((3, 1), 9);
+    sessions
+        .acknowledged(MEMBER, acknowledged, &LED)
+        .await
+        .unwrap();
+    // A later leader had this member replace 8 and 9, and committed what took their place.
+    log.save_vote(&Vote::new_committed(4, 2)).await.unwrap();
+    log.truncate(entry(3, 8).log_id).await.unwrap();
+    log.blocking_append([entry(4, 8), entry(4, 9)])
+        .await
+        .unwrap();
+    log.save_committed(Some(id((4, 1), 9))).await.unwrap();
+    let later = Some(Vote::new(4, 2));
+    meet(&sessions, 2, Some(id((3, 1), 7)), later)
+        .await
+        .unwrap();
+    let met = meet(&sessions, 3, Some(id((3, 1), 6)), later).await;
+    assert!(is_refused(&met), "3.1-7 was committed: {met:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_hello_says_how_the_log_ends_and_whom_its_member_follows() {
-    use openraft::storage::RaftLogStorageExt;
     let disk = MemoryDisk::default();
     let mut log = open_log(&disk).unwrap();
     let vote = Vote::new(20, 2);

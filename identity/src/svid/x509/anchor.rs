@@ -8,6 +8,7 @@
 //! Not here: validity in time and path length, which are looked at when a chain is verified.
 
 use super::certificate::{Certificate, Content};
+use super::profile::key_id;
 use super::structure::CertificateError;
 use crate::hybrid::HybridError;
 use crate::hybrid::verify::alternative_spki;
@@ -61,13 +62,24 @@ pub fn check_signing_certificate(content: &Content<'_>) -> Result<(), SigningCer
     Ok(())
 }
 
-/// Checks that `certificate` may be an anchor, and returns its public key.
+/// Checks that `certificate` may be an anchor, and returns its public key and its id.
 ///
 /// # Errors
 /// The rule that the certificate breaks.
-pub fn check_anchor(certificate: &[u8]) -> Result<Jwk, AnchorError> {
+pub fn check_anchor(certificate: &[u8]) -> Result<(Jwk, String), AnchorError> {
     let certificate = Certificate::parse(certificate)?;
     check_signing_certificate(&certificate.content)?;
     alternative_spki(&certificate.parts.tbs)?;
-    Jwk::from_spki(certificate.parts.tbs.spki).map_err(AnchorError::PublicKey)
+    let public_key = Jwk::from_spki(certificate.parts.tbs.spki).map_err(AnchorError::PublicKey)?;
+    Ok((public_key, hex::encode(key_id_of(&certificate))))
+}
+
+/// The subject key identifier that a certificate names, or else the one that follows from its key.
+pub(super) fn key_id_of(certificate: &Certificate<'_>) -> Vec<u8> {
+    let own = || key_id(certificate.parts.tbs.spki).unwrap_or_default();
+    certificate
+        .content
+        .subject_key_id
+        .clone()
+        .unwrap_or_else(own)
 }

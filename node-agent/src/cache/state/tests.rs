@@ -108,6 +108,44 @@ fn a_removed_entry_takes_its_svid_along_and_so_does_another_identity() {
     assert!(state.svids.is_empty() && state.entries.is_empty());
 }
 
+fn anchor() -> X509Anchor {
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    X509Anchor::parse(params.self_signed(&key).unwrap().der()).unwrap()
+}
+
+#[test]
+fn an_authority_that_leaves_the_bundle_takes_its_svids_along_in_the_same_step() {
+    let entries = ["a", "b", "c"].map(|name| entry(name, "/one", &["unix:uid:1"]));
+    let mut state = state(entries.to_vec());
+    let (leaves, stays) = (anchor(), anchor());
+    let own = |index, x509: &[&X509Anchor]| {
+        let mut bundle = Bundle::empty(domain());
+        bundle.x509 = x509.iter().copied().cloned().collect();
+        Update {
+            bundles: vec![BundleChange {
+                bundle: Arc::new(bundle),
+                sequence: index,
+            }],
+            ..update(index)
+        }
+    };
+    state.apply(own(2, &[&leaves, &stays]), at(110)).unwrap();
+    for (entry, anchor_id) in entries.iter().zip([leaves.id(), stays.id(), "unknown"]) {
+        let anchor_id = anchor_id.to_owned();
+        let svid = svid(entry, 100, 200, 300);
+        put(&mut state, CachedSvid { anchor_id, ..svid });
+    }
+    state.apply(update(3), at(120)).unwrap();
+    assert_eq!(state.svids.len(), 3, "the bundle is the same");
+    state.apply(own(4, &[&stays]), at(130)).unwrap();
+    assert_eq!(
+        state.svids.keys().cloned().collect::<Vec<_>>(),
+        [id("b"), id("c")]
+    );
+}
+
 #[test]
 fn an_answer_for_an_entry_that_was_replaced_or_to_a_denied_agent_is_dropped() {
     let a = entry("a", "/a", &["unix:uid:1"]);

@@ -20,9 +20,8 @@ use crate::clock::Timestamp;
 use crate::hybrid::HybridError;
 use crate::hybrid::verify::{alternative_spki, verify_path};
 use crate::spiffe_id::SpiffeId;
-use crate::svid::x509::anchor::check_signing_certificate;
+use crate::svid::x509::anchor::{check_signing_certificate, key_id_of};
 use crate::svid::x509::certificate::Certificate;
-use crate::svid::x509::profile::key_id;
 use crate::trust_domain::TrustDomain;
 use crate::validity::Validity;
 
@@ -109,15 +108,6 @@ impl<'a> Anchor<'a> {
         }
         Ok(())
     }
-}
-
-fn key_id_of(certificate: &Certificate<'_>) -> Vec<u8> {
-    let own = || key_id(certificate.parts.tbs.spki).unwrap_or_default();
-    certificate
-        .content
-        .subject_key_id
-        .clone()
-        .unwrap_or_else(own)
 }
 
 /// What is demanded of a path.
