@@ -65,6 +65,11 @@ const LEAVES_WERE_LOST_WITH_THE_FIRST_SERVER: u64 = 2434;
 /// its SVID of that authority. Now both go in one step (`node_agent::cache::state`).
 const A_NEW_BUNDLE_CAME_WITH_AN_OLD_SVID: u64 = 2750;
 
+/// Seed 3205: the clock of a server had been ahead, and for seconds nobody issued. An agent whose renewals failed
+/// meanwhile was to try again only when its SVID had expired; it was banned then, and did not hear of it. Now an attempt
+/// comes after at most a quarter of what is left (`node_agent::agent_svid`).
+const AN_AGENT_RENEWED_TOO_SELDOM_TO_KEEP_ITS_SVID: u64 = 3205;
+
 #[test]
 fn pinned_seeds_hold_every_property() {
     for seed in [
@@ -80,6 +85,7 @@ fn pinned_seeds_hold_every_property() {
         WHAT_A_LATER_LEADER_CUT_OFF_WAS_TAKEN_FOR_LOST,
         LEAVES_WERE_LOST_WITH_THE_FIRST_SERVER,
         A_NEW_BUNDLE_CAME_WITH_AN_OLD_SVID,
+        AN_AGENT_RENEWED_TOO_SELDOM_TO_KEEP_ITS_SVID,
     ] {
         let outcome = run(&Plan::of(seed));
         if let Some(violation) = outcome.violation {

@@ -33,7 +33,7 @@ use crate::{
     attestation::NodeAttestor,
     cache::{
         Cache,
-        plan::TAINT_SPREAD,
+        plan::{TAINT_SPREAD, longest_pause},
         state::{Denial, State},
     },
     code,
@@ -53,6 +53,9 @@ mod resume;
 pub mod store;
 pub mod superseded;
 
+/// Pause after the first failure to renew, and the longest one.
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(30);
 /// Pause before an SVID that could not be kept is written again.
 const KEEP_RETRY: Duration = Duration::from_secs(5);
 
@@ -181,6 +184,13 @@ fn next_step(own: Option<&Own>, standing: Standing, now: Timestamp) -> Step {
     }
 }
 
+/// The pause after a failure: while there is an SVID, a server that comes back before it expires is
+/// asked before it expires.
+fn before_it_ends(pause: Duration, end: Option<Timestamp>, now: Timestamp) -> Duration {
+    let end = end.filter(|end| *end > now);
+    end.map_or(pause, |end| pause.min(longest_pause(now, end, RETRY_FIRST)))
+}
+
 /// How an attempt failed.
 enum Failure {
     /// Trying again may help.
@@ -228,7 +238,7 @@ impl AgentSvid {
         mut own: Option<Own>,
         stop: CancellationToken,
     ) -> Result<(), AgentError> {
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
         let mut states = self.cache.watch();
         let mut trust = self.trust.replaced();
         let mut kept = true;
@@ -267,6 +277,8 @@ impl AgentSvid {
                         let (reason, is_stranger) = failure.passing()?;
                         tracing::warn!(?step, reason, "the agent's SVID: trying again");
                         let delay = backoff.next_delay(draw_u64(self.host.entropy.as_ref()));
+                        let end = own.as_ref().map(|own| own.svid.validity().not_after);
+                        let delay = before_it_ends(delay, end, self.host.clock.now());
                         doubt.failed(is_stranger, backoff.failures());
                         if is_stranger && doubt.is_due() {
                             // What to trust is asked at once: pauses are for servers that cannot answer.
@@ -277,7 +289,7 @@ impl AgentSvid {
                     None => return Ok(()),
                 },
             };
-            let wait = self.bounded(wait, own.as_ref(), now);
+            let wait = self.bounded(wait, own.as_ref());
             let wait = if kept { wait } else { wait.min(KEEP_RETRY) };
             let news =
                 |state: &State| state.denied.is_some() || !Arc::ptr_eq(&state.tainted, &tainted);
@@ -330,7 +342,9 @@ impl AgentSvid {
     }
 
     /// Looks again when the present SVID expires, and now and then in case the clock is set.
-    fn bounded(&self, wait: Duration, own: Option<&Own>, now: Timestamp) -> Duration {
+    fn bounded(&self, wait: Duration, own: Option<&Own>) -> Duration {
+        // An attempt that failed took its time.
+        let now = self.host.clock.now();
         let end = own
             .map(|own| own.svid.validity().not_after)
             .filter(|end| *end >= now);
@@ -385,6 +399,7 @@ impl AgentSvid {
         is_doubtful: bool,
         stop: &CancellationToken,
     ) -> Option<Result<Own, Failure>> {
+        tracing::debug!(?step, "the agent's SVID");
         let doing = async {
             self.ensure_trust(is_doubtful).await?;
             match (step, own) {
@@ -576,4 +591,43 @@ fn is_final(status: &Status) -> bool {
             | Code::FailedPrecondition
             | Code::Unauthenticated
     ) && !code.as_deref().is_some_and(passes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_comes_back_before_the_expiry_is_asked_before_the_expiry() {
+        let now = Timestamp::from_unix_secs(100);
+        let (long, short) = (Duration::from_secs(20), Duration::from_millis(300));
+        let end = |seconds| Some(now.saturating_add(Duration::from_secs(seconds)));
+        let cases = [
+            ("there is time", long, end(3_600), long),
+            (
+                "a quarter of the rest",
+                long,
+                end(12),
+                Duration::from_secs(3),
+            ),
+            ("the pause is shorter", short, end(12), short),
+            ("at the very end", long, end(0), long),
+            (
+                "just before",
+                short,
+                Some(now.saturating_add(short)),
+                RETRY_FIRST,
+            ),
+            (
+                "it has expired",
+                long,
+                Some(Timestamp::from_unix_secs(99)),
+                long,
+            ),
+            ("there is none", long, None, long),
+        ];
+        for (case, pause, end, expected) in cases {
+            assert_eq!(before_it_ends(pause, end, now), expected, "{case}");
+        }
+    }
 }

@@ -328,13 +328,18 @@ pub fn retry_at(
     let factor = 1_u32.checked_shl(doublings).unwrap_or(u32::MAX);
     let step = RETRY_FIRST.saturating_mul(factor).min(RETRY_MAX);
     let end = not_after.filter(|end| *end > now);
-    let rest = end.map_or(Duration::MAX, |end| {
-        (end.since(now) / RETRIES_PER_REST).max(RETRY_FIRST)
-    });
+    let rest = end.map_or(Duration::MAX, |end| longest_pause(now, end, RETRY_FIRST));
     let half = step.min(rest) / 2;
     let wait = half.saturating_add(fraction(half, draw));
     let at = now.saturating_add(wait);
     end.map_or(at, |end| at.min(end))
+}
+
+/// The longest pause before the next attempt to renew what ends then: a quarter of what is left of
+/// it, but no less than `least`.
+#[must_use]
+pub fn longest_pause(now: Timestamp, end: Timestamp, least: Duration) -> Duration {
+    (end.since(now) / RETRIES_PER_REST).max(least)
 }
 
 #[cfg(test)]
