@@ -1,8 +1,9 @@
 //! Keeping the Raft membership what the state says.
 //!
 //! Always: the state decides who is a server; this job, on the leader, adds who is missing, lets it vote
-//! once its log has caught up and it holds the audit leaves (decision 0043), learns where it is reached now, and takes out who is gone. It looks again
-//! after every change and every period, so an interrupted admission is finished by whoever leads next.
+//! once its log has caught up and it holds the audit leaves (decision 0043), learns where it is reached
+//! now, and takes out who is gone. It looks again after every change and every period, so an interrupted
+//! admission is finished by whoever leads next.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
