@@ -369,11 +369,11 @@ impl Rotation {
             .issued
             .inc_by(u64::try_from(svids.len()).unwrap_or(u64::MAX));
         self.cache.change(|state| {
-            // Bundles that changed meanwhile may lack the authority; what is not put is asked for again.
+            // A bundle that changed meanwhile may lack the authority; what is not put is asked for again.
             let same = Arc::ptr_eq(&state.bundles, bundles);
             for (arrival, svid) in svids {
                 let (entry_id, serial) = (svid.entry_id.clone(), svid.serial.clone());
-                if !same && !verify::still_verifies(&svid, &state.bundles, now) {
+                if !same && !state.has_anchor(&svid.anchor_id) {
                     tracing::info!(%entry_id, serial, "dropping an SVID whose authority left the bundle");
                 } else if state.put_svid(svid, arrival) {
                     tracing::info!(%entry_id, serial, "SVID issued");

@@ -46,9 +46,14 @@ pub struct Present {
     pub voters: BTreeSet<u64>,
 }
 
-/// The next step; one at a time, because Raft changes its membership one step at a time.
+/// The next step; one at a time, because Raft changes its membership one step at a time. Learners
+/// that are not `unready` come first.
 #[must_use]
-pub fn next_step(wanted: &BTreeMap<u64, String>, present: &Present) -> Option<Step> {
+pub fn next_step(
+    wanted: &BTreeMap<u64, String>,
+    present: &Present,
+    unready: &BTreeSet<u64>,
+) -> Option<Step> {
     let stranger = present
         .members
         .keys()
@@ -71,8 +76,10 @@ pub fn next_step(wanted: &BTreeMap<u64, String>, present: &Present) -> Option<St
     if present.voters.len() >= VOTERS_MAX {
         return None;
     }
-    let learner = wanted.keys().find(|node| !present.voters.contains(node))?;
-    Some(Step::Promote(*learner))
+    let mut learners = wanted.keys().filter(|node| !present.voters.contains(node));
+    let first = learners.clone().next()?;
+    let ready = learners.find(|node| !unready.contains(node));
+    Some(Step::Promote(*ready.unwrap_or(first)))
 }
 
 /// Starts the job.
@@ -92,17 +99,25 @@ pub fn start(consensus: Consensus, tasks: &Tasks) {
             .after_changes(changed, CHANGE_PAUSE, tasks.token()),
     );
     tasks.spawn("membership", async move {
+        // Learners that could not be promoted in this turn: one that is dead must not hold up others.
+        let mut unready = BTreeSet::new();
         while schedule.next().await {
-            if let Some(Step::Promote(_)) = take_step(&consensus).await {
-                tokio::time::sleep(PROMOTION_PAUSE).await;
-                wake.wake();
+            match take_step(&consensus, &unready).await {
+                Some(Step::Promote(node)) => {
+                    if !unready.insert(node) {
+                        unready.clear();
+                    }
+                    tokio::time::sleep(PROMOTION_PAUSE).await;
+                    wake.wake();
+                }
+                _ => unready.clear(),
             }
         }
     });
 }
 
 /// Takes the step that is due, if this server leads; gives it back if it could not be taken.
-async fn take_step(consensus: &Consensus) -> Option<Step> {
+async fn take_step(consensus: &Consensus, unready: &BTreeSet<u64>) -> Option<Step> {
     let status = consensus.status().borrow().clone();
     if status.role != Role::Leader || status.joint {
         return None;
@@ -120,7 +135,7 @@ async fn take_step(consensus: &Consensus) -> Option<Step> {
         members: status.members,
         voters: status.voters,
     };
-    let step = next_step(&wanted, &present)?;
+    let step = next_step(&wanted, &present, unready)?;
     let outcome = match &step {
         Step::Add(node, address) | Step::Readdress(node, address) => {
             consensus.add_learner(*node, address).await
@@ -188,7 +203,7 @@ mod tests {
         ];
         for (wanted, present, expected) in table {
             assert_eq!(
-                next_step(&wanted, &present),
+                next_step(&wanted, &present, &BTreeSet::new()),
                 expected,
                 "{wanted:?} {present:?}"
             );
@@ -199,14 +214,18 @@ mod tests {
     fn a_server_that_moved_is_looked_for_where_it_is_now() {
         let mut wanted = nodes(&[1, 2]);
         wanted.insert(2, "elsewhere:1".to_owned());
-        let step = next_step(&wanted, &present(&[1, 2], &[1, 2]));
+        let step = next_step(&wanted, &present(&[1, 2], &[1, 2]), &BTreeSet::new());
         assert_eq!(step, Some(Step::Readdress(2, "elsewhere:1".into())));
     }
 
     #[test]
     fn an_empty_state_takes_nobody_out() {
         assert_eq!(
-            next_step(&BTreeMap::new(), &present(&[1, 2], &[1, 2])),
+            next_step(
+                &BTreeMap::new(),
+                &present(&[1, 2], &[1, 2]),
+                &BTreeSet::new()
+            ),
             None
         );
     }
@@ -214,6 +233,19 @@ mod tests {
     #[test]
     fn further_servers_stay_learners() {
         let all = [1, 2, 3, 4, 5, 6];
-        assert_eq!(next_step(&nodes(&all), &present(&all, &all[..5])), None);
+        let step = next_step(&nodes(&all), &present(&all, &all[..5]), &BTreeSet::new());
+        assert_eq!(step, None);
+    }
+
+    #[test]
+    fn a_learner_that_is_not_ready_holds_up_no_other() {
+        let (wanted, present) = (nodes(&[1, 2, 3]), present(&[1, 2, 3], &[1]));
+        let promoted = |unready: &[u64]| {
+            let unready = unready.iter().copied().collect();
+            next_step(&wanted, &present, &unready)
+        };
+        assert_eq!(promoted(&[]), Some(Step::Promote(2)));
+        assert_eq!(promoted(&[2]), Some(Step::Promote(3)));
+        assert_eq!(promoted(&[2, 3]), Some(Step::Promote(2)), "from the start");
     }
 }

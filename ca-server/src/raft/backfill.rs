@@ -44,6 +44,8 @@ enum BackfillError {
     Timeout,
     #[error("the answer has other leaves than were asked for")]
     OtherLeaves,
+    #[error("nobody is asked")]
+    NoMember,
     #[error("the leaves do not hash to the root of the state")]
     Root,
     #[error("the leaves cannot be stored")]
@@ -93,23 +95,27 @@ impl<S: ReplicatedState> Backfill<S> {
     /// Asks one member after the other, until nothing is missing.
     async fn fill(&self, turn: usize) {
         let members = self.members(turn);
-        if members.is_empty() {
-            tracing::info!("audit leaves are missing, and no other member is known");
-        }
-        for member in members {
-            match self.fill_from(&member).await {
+        // What was fetched in an earlier life needs nobody but is still to be verified.
+        let asked = std::iter::once(None).chain(members.iter().map(Some));
+        for member in asked {
+            match self.fill_from(member).await {
                 Ok(()) => return,
+                Err(BackfillError::NoMember) => {}
                 Err(error) => tracing::info!(
-                    member = member.node,
+                    member = member.map(|member| member.node),
                     error = chain(&error),
                     "audit leaves are still missing"
                 ),
             }
         }
+        if members.is_empty() {
+            tracing::info!("audit leaves are missing, and no other member is known");
+        }
     }
 
-    async fn fill_from(&self, member: &Remote) -> Result<(), BackfillError> {
+    async fn fill_from(&self, member: Option<&Remote>) -> Result<(), BackfillError> {
         while let Some((start, end)) = self.leaves().first_missing() {
+            let member = member.ok_or(BackfillError::NoMember)?;
             self.fetch(member, start, end).await?;
         }
         let verified = self.verify().await;

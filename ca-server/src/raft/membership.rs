@@ -2,8 +2,9 @@
 //!
 //! Responsible for: adding, promoting and removing members, one change at a time.
 //! Always holds: a learner is promoted only when its log has nearly caught up, and it holds
-//! the audit leaves that the leader holds; the last voter stays; a change that lost its leader half way is finished by the next one
-//! before anything else. Not here: who is admitted (`crate::state`).
+//! the audit leaves (docs/decisions/0043); the last voter stays; a change that lost its leader
+//! half way is finished by the next one before anything else. Not here: who is admitted
+//! (`crate::state`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

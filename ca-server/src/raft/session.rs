@@ -477,8 +477,8 @@ impl Peer {
     ///
     /// What is committed is never cut off. What is not, a later leader may have cut off, and the
     /// member has taken on that leader's vote before (Raft, section 5.3). While the library installs
-    /// a snapshot it also cuts off what the snapshot has; a crash in the midst of that is taken for
-    /// a loss, and until the snapshot comes again it is one.
+    /// a snapshot it also cuts off what the snapshot has: what a crash in the midst of that leaves
+    /// behind is a loss.
     fn has_lost(&self, last: Option<LogId>, vote: Option<Vote>) -> bool {
         let no_later_leader = |led: Vote| vote.is_none_or(|vote| vote.leader_id <= led.leader_id);
         last < self.committed()

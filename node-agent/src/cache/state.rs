@@ -219,6 +219,13 @@ impl State {
         self.bundles.get(&self.trust_domain)
     }
 
+    /// Whether an authority with this id stands in the agent's own bundle.
+    #[must_use]
+    pub fn has_anchor(&self, id: &str) -> bool {
+        let anchors = self.own_bundle().map_or(&[][..], |bundle| &bundle.x509);
+        anchors.iter().any(|anchor| anchor.id() == id)
+    }
+
     /// Epoch and sequence of the agent's own bundle: no statement that is older is believed.
     #[must_use]
     pub fn bundle_position(&self) -> (u64, u64) {
@@ -371,13 +378,11 @@ impl State {
 
     /// Drops SVIDs whose authority stood in the bundle before and does not now: no peer accepts them.
     fn drop_unanchored_svids(&mut self, before: &BundleSet) {
-        let (Some(before), Some(bundle)) = (before.get(&self.trust_domain), self.own_bundle())
-        else {
+        let Some(before) = before.get(&self.trust_domain) else {
             return;
         };
-        let here = |id: &str| bundle.x509.iter().any(|anchor| anchor.id() == id);
         let ids = before.x509.iter().map(X509Anchor::id);
-        let left: BTreeSet<&str> = ids.filter(|id| !here(id)).collect();
+        let left: BTreeSet<&str> = ids.filter(|id| !self.has_anchor(id)).collect();
         let is_left = |svid: &CachedSvid| left.contains(svid.anchor_id.as_str());
         let count = self.svids.values().filter(|svid| is_left(svid)).count();
         if count > 0 {

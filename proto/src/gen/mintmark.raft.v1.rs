@@ -1215,7 +1215,7 @@ impl ::prost::Name for LogEntry {
     }
 }
 /// `incarnation` is drawn when a store is made, `boot` when the process starts. `vote`
-/// was taken on before the log came to end with `last_log_id`.
+/// and `last_log_id` are of one moment.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HelloRequest {
     #[prost(uint64, tag = "1")]

@@ -139,7 +139,9 @@ fn an_authority_that_leaves_the_bundle_takes_its_svids_along_in_the_same_step() 
     }
     state.apply(update(3), at(120)).unwrap();
     assert_eq!(state.svids.len(), 3, "the bundle is the same");
+    assert!(state.has_anchor(leaves.id()) && !state.has_anchor("unknown"));
     state.apply(own(4, &[&stays]), at(130)).unwrap();
+    assert!(state.has_anchor(stays.id()) && !state.has_anchor(leaves.id()));
     assert_eq!(
         state.svids.keys().cloned().collect::<Vec<_>>(),
         [id("b"), id("c")]
