@@ -232,17 +232,23 @@ async fn a_learner_gets_snapshot_log_and_leaves_and_votes_after() {
     assert_eq!(leaves.unwrap().len(), 100);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_learner_that_lacks_audit_leaves_is_not_promoted() {
+/// Member 2 has the log of member 1, and could vote: its clock is known too.
+async fn with_learner() -> Cluster {
     let mut cluster = Cluster::of(1).await;
     cluster.start(2).await;
     let leader = cluster.nodes[&1].consensus.clone();
     leader.add_learner(2, &address(2)).await.unwrap();
     cluster.propose(1, "a").await.unwrap();
-    let learner = cluster.nodes[&2].consensus.clone();
-    has(&learner, &["a"]).await;
-    // Its clock is known after this, and its log has caught up.
+    has(&cluster.nodes[&2].consensus, &["a"]).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
+    cluster
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_learner_that_lacks_audit_leaves_is_not_promoted() {
+    let cluster = with_learner().await;
+    let leader = cluster.nodes[&1].consensus.clone();
+    let learner = cluster.nodes[&2].consensus.clone();
     learner.miss_leaves(3);
     assert_eq!(leader.promote(2).await, Err(MembershipError::Leaves));
     assert_eq!(
@@ -258,13 +264,8 @@ async fn a_learner_that_lacks_audit_leaves_is_not_promoted() {
 
 #[tokio::test(start_paused = true)]
 async fn a_learner_that_does_not_say_whether_it_holds_the_leaves_is_not_promoted() {
-    let mut cluster = Cluster::of(1).await;
-    cluster.start(2).await;
+    let cluster = with_learner().await;
     let leader = cluster.nodes[&1].consensus.clone();
-    leader.add_learner(2, &address(2)).await.unwrap();
-    cluster.propose(1, "a").await.unwrap();
-    has(&cluster.nodes[&2].consensus, &["a"]).await;
-    tokio::time::sleep(Duration::from_secs(5)).await;
     cluster.cut(2);
     assert_eq!(leader.promote(2).await, Err(MembershipError::Leaves));
     cluster.heal();

@@ -69,6 +69,21 @@ const LED: Vote = Vote {
     committed: true,
 };
 
+/// And the member, in its first life, has told it that it holds the log through 3.1-9.
+async fn told_of_nine() -> (MemoryDisk, LogStore, Sessions) {
+    let disk = MemoryDisk::default();
+    let mut log = open_log(&disk).unwrap();
+    lead(&mut log).await;
+    let sessions = sessions(&log);
+    meet(&sessions, 1, None, None).await.unwrap();
+    let acknowledged = id((3, 1), 9);
+    sessions
+        .acknowledged(MEMBER, acknowledged, &LED)
+        .await
+        .unwrap();
+    (disk, log, sessions)
+}
+
 fn is_refused(met: &Result<(), MeetError>) -> bool {
     matches!(
         met,
@@ -81,7 +96,6 @@ async fn a_member_is_refused_only_for_what_no_leader_can_have_cut_off() {
     let later = Some(Vote::new(4, 2));
     let same_term = Some(Vote::new(3, 2));
     let (led, before) = (Some(LED), Some(Vote::new(2, 1)));
-    // It acknowledged 3.1-9 to this member; what is committed is above.
     let cases = [
         ("all is there", Some(id((3, 1), 9)), led, true),
         ("more is there", Some(id((3, 1), 12)), led, true),
@@ -111,16 +125,7 @@ async fn a_member_is_refused_only_for_what_no_leader_can_have_cut_off() {
         ("all is, and it voted since", None, later, false),
     ];
     for (case, last, vote, is_taken) in cases {
-        let disk = MemoryDisk::default();
-        let mut log = open_log(&disk).unwrap();
-        lead(&mut log).await;
-        let before = sessions(&log);
-        meet(&before, 1, None, None).await.unwrap();
-        let acknowledged = id((3, 1), 9);
-        before
-            .acknowledged(MEMBER, acknowledged, &LED)
-            .await
-            .unwrap();
+        let (disk, log, before) = told_of_nine().await;
         // The process that was met has nothing to explain.
         meet(&before, 1, None, None).await.unwrap();
         log.close().await.unwrap();
@@ -136,16 +141,7 @@ async fn a_member_is_refused_only_for_what_no_leader_can_have_cut_off() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_committed_only_after_it_was_acknowledged_may_not_be_missing_either() {
-    let disk = MemoryDisk::default();
-    let mut log = open_log(&disk).unwrap();
-    lead(&mut log).await;
-    let sessions = sessions(&log);
-    meet(&sessions, 1, None, None).await.unwrap();
-    let acknowledged = id((3, 1), 9);
-    sessions
-        .acknowledged(MEMBER, acknowledged, &LED)
-        .await
-        .unwrap();
+    let (_disk, mut log, sessions) = told_of_nine().await;
     let later = Some(Vote::new(4, 2));
     meet(&sessions, 2, Some(id((3, 1), 8)), later)
         .await
@@ -161,13 +157,8 @@ async fn what_is_committed_only_after_it_was_acknowledged_may_not_be_missing_eit
 
 #[tokio::test(start_paused = true)]
 async fn a_later_leadership_forgets_what_only_an_earlier_one_was_told() {
-    let disk = MemoryDisk::default();
-    let mut log = open_log(&disk).unwrap();
-    lead(&mut log).await;
-    let sessions = sessions(&log);
-    meet(&sessions, 1, None, None).await.unwrap();
+    let (disk, mut log, sessions) = told_of_nine().await;
     let tell = async |log_id, vote| sessions.acknowledged(MEMBER, log_id, &vote).await.unwrap();
-    tell(id((3, 1), 9), LED).await;
     // Another leader had both cut off what came after 7; then this member led again.
     let again = Vote::new_committed(5, 1);
     log.truncate(entry(3, 8).log_id).await.unwrap();
@@ -201,16 +192,7 @@ async fn a_later_leadership_forgets_what_only_an_earlier_one_was_told() {
 
 #[tokio::test(start_paused = true)]
 async fn what_does_not_stand_in_the_log_any_more_is_not_taken_for_committed() {
-    let disk = MemoryDisk::default();
-    let mut log = open_log(&disk).unwrap();
-    lead(&mut log).await;
-    let sessions = sessions(&log);
-    meet(&sessions, 1, None, None).await.unwrap();
-    let acknowledged = id((3, 1), 9);
-    sessions
-        .acknowledged(MEMBER, acknowledged, &LED)
-        .await
-        .unwrap();
+    let (_disk, mut log, sessions) = told_of_nine().await;
     // A later leader had this member replace 8 and 9, and committed what took their place.
     log.save_vote(&Vote::new_committed(4, 2)).await.unwrap();
     log.truncate(entry(3, 8).log_id).await.unwrap();
