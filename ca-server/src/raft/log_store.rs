@@ -270,7 +270,14 @@ impl RaftLogReader<TypeConfig> for LogStore {
         start: u64,
         end: u64,
     ) -> Result<Vec<Entry>, StorageError> {
-        self.read(start, end, READ_BYTES_MAX).await.map_err(reading)
+        let read = self.read(start, end, READ_BYTES_MAX).await;
+        // A leader purges nothing that a follower still gets. So this reads for one that leads no more:
+        // a later leader's snapshot takes the place of the log at any moment. It gets nothing.
+        let purged = self.purged().map(|purged| purged.index);
+        if purged >= Some(start) && self.fault().is_none() {
+            return Ok(Vec::new());
+        }
+        read.map_err(reading)
     }
 }
 

@@ -161,6 +161,21 @@ async fn a_log_that_a_snapshot_overtook_holds_nothing_of_the_history_that_was_gi
     assert_eq!(entries_of(&log).await, [entry(3, 13)]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_reader_whose_entries_were_purged_gets_none_and_no_error() {
+    let disk = MemoryDisk::default();
+    let mut log = open_log(&disk).unwrap();
+    log.blocking_append((0..=15).map(|index| entry(2, index)))
+        .await
+        .unwrap();
+    log.purge(log_id(2, 9)).await.unwrap();
+    let mut reader = log.clone();
+    let mut read = async |start| reader.limited_get_log_entries(start, 16).await.unwrap();
+    assert_eq!(read(5).await, [], "not those behind a gap");
+    assert_eq!(read(9).await, []);
+    assert_eq!(read(10).await.len(), 6);
+}
+
 /// What was acknowledged in a run that ended in a crash.
 #[derive(Debug, Default, Clone)]
 struct Acknowledged {
