@@ -89,7 +89,7 @@ impl<S: ReplicatedState> Backfill<S> {
     }
 
     fn is_due(&self) -> bool {
-        self.leaves().first_missing().is_some() || self.leaves().has_unverified()
+        !self.leaves().is_complete()
     }
 
     /// Asks one member after the other, until nothing is missing.
