@@ -70,6 +70,11 @@ const A_NEW_BUNDLE_CAME_WITH_AN_OLD_SVID: u64 = 2750;
 /// comes after at most a quarter of what is left (`node_agent::agent_svid`).
 const AN_AGENT_RENEWED_TOO_SELDOM_TO_KEEP_ITS_SVID: u64 = 3205;
 
+/// Seed 2352: a leader was restarted on a slow disk and led on; a later leader's snapshot took the place of its log while
+/// it read that for a follower. What was purged under the reader counted as damage, and the server stopped. Now such a
+/// reader gets nothing (`ca_server::raft::log_store`).
+const A_SNAPSHOT_TOOK_THE_LOG_FROM_UNDER_A_READER: u64 = 2352;
+
 #[test]
 fn pinned_seeds_hold_every_property() {
     for seed in [
@@ -86,6 +91,7 @@ fn pinned_seeds_hold_every_property() {
         LEAVES_WERE_LOST_WITH_THE_FIRST_SERVER,
         A_NEW_BUNDLE_CAME_WITH_AN_OLD_SVID,
         AN_AGENT_RENEWED_TOO_SELDOM_TO_KEEP_ITS_SVID,
+        A_SNAPSHOT_TOOK_THE_LOG_FROM_UNDER_A_READER,
     ] {
         let outcome = run(&Plan::of(seed));
         if let Some(violation) = outcome.violation {
