@@ -295,6 +295,12 @@ impl<S: ReplicatedState> Consensus<S> {
         let _ = self.0.raft.trigger().purge_log(through).await;
     }
 
+    /// The library, to be told what a leader would tell it, and the log.
+    #[cfg(test)]
+    pub(super) fn parts(&self) -> (&Raft, &LogStore) {
+        (&self.0.raft, &self.0.log)
+    }
+
     /// Last entry of the log here.
     #[cfg(test)]
     pub(super) fn log_end(&self) -> Option<u64> {

@@ -4,10 +4,12 @@
 //! reach the disk in the order in which they were made, many in one sync (group
 //! commit); an entry can be read as soon as `append` returns, out of the unsynced tail,
 //! and its callback fires when it is durable; after a failed write nothing is written
-//! any more. Truncation, purge and marks are lazy: they ride with the next write that
-//! somebody waits for, so a crash leaves a prefix of the writes, never a hole, and a
-//! conflicting tail goes in the same transaction in which its replacement comes. Not
-//! here: what entries mean.
+//! any more. Marks are lazy: they ride with the next write that somebody waits for, so a
+//! crash leaves a prefix of the writes, never a hole. What is truncated or purged leaves
+//! the file in the transaction of the next append, never earlier: a conflicting tail goes
+//! when its replacement comes, and a log that a snapshot takes the place of goes when the
+//! snapshot is durable, because the library appends nothing before. Not here: what
+//! entries mean.
 
 mod tables;
 mod view;
@@ -132,6 +134,15 @@ impl LogStore {
     #[must_use]
     pub fn purged(&self) -> Option<LogId> {
         self.shared.view().purged()
+    }
+
+    /// Gives the log up if this entry, which the state has applied, does not stand in it: a snapshot
+    /// was installed and nothing came after it.
+    pub fn give_up_unless_holds(&self, applied: LogId) {
+        let mut view = self.shared.view();
+        if view.log_id_at(applied.index) != Some(applied) {
+            view.purge(applied);
+        }
     }
 
     /// Why the log takes no further write, if it does not.
@@ -328,27 +339,19 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         for entry in &entries {
             view::note_stage(entry, WriteStage::Appended);
         }
-        let generation = self.shared.view().append(&entries);
-        let job = Job::append(entries, generation, callback);
+        let (generation, removed) = self.shared.view().append(&entries);
+        let job = Job::append(removed, entries, generation, callback);
         self.shared.submit(job).await.map_err(writing)
     }
 
     async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
         self.shared.view().truncate(log_id.index);
-        let job = Job::lazy(Mutation::Truncate {
-            since: log_id.index,
-        });
-        self.shared.submit(job).await.map_err(writing)
+        Ok(())
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
         reach(Step::PurgeRequested);
-        let forked = self.shared.view().purge(log_id);
-        if let Some(since) = forked {
-            let job = Job::lazy(Mutation::Truncate { since });
-            self.shared.submit(job).await.map_err(writing)?;
-        }
-        let job = Job::lazy(Mutation::Purge { through: log_id });
-        self.shared.submit(job).await.map_err(writing)
+        self.shared.view().purge(log_id);
+        Ok(())
     }
 }

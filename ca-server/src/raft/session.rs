@@ -213,9 +213,15 @@ impl Sessions {
         self.0.expelled.subscribe()
     }
 
-    /// Notes what a peer says about us.
-    pub fn note_status(&self, status: &Status) {
-        if let Some(why) = expelled_by(status) {
+    /// Notes what a peer says about us, to this Hello if it was one.
+    pub fn note_status(&self, status: &Status, hello: Option<&pb::HelloRequest>) {
+        // A Hello may wait until the peer has come back. What it was told of meanwhile is not missing.
+        let is_old = hello.is_some_and(|hello| {
+            let now = self.hello(hello.clock_ms);
+            (&now.last_log_id, &now.vote) != (&hello.last_log_id, &hello.vote)
+        });
+        let why = expelled_by(status);
+        if let Some(why) = why.filter(|why| *why == Expelled::Wiped || !is_old) {
             self.0.expelled.send_if_modified(|now| {
                 let first = now.is_none();
                 now.get_or_insert(why);
@@ -476,9 +482,8 @@ impl Peer {
     /// True if a log that ends with `last`, under `vote`, lacks what was acknowledged.
     ///
     /// What is committed is never cut off. What is not, a later leader may have cut off, and the
-    /// member has taken on that leader's vote before (Raft, section 5.3). While the library installs
-    /// a snapshot it also cuts off what the snapshot has: what a crash in the midst of that leaves
-    /// behind is a loss.
+    /// member has taken on that leader's vote before (Raft, section 5.3). A log whose place a snapshot
+    /// takes stays on disk until the snapshot is there.
     fn has_lost(&self, last: Option<LogId>, vote: Option<Vote>) -> bool {
         let no_later_leader = |led: Vote| vote.is_none_or(|vote| vote.leader_id <= led.leader_id);
         last < self.committed()

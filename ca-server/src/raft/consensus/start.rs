@@ -68,6 +68,9 @@ impl<S: ReplicatedState> Consensus<S> {
         reach(Step::StateRestored);
         let (log, writer) = (stores.log, stores.writer);
         check_checkpoint(&log, &machine)?;
+        if let Some(applied) = machine.progress().borrow().applied {
+            log.give_up_unless_holds(applied);
+        }
         // The failure is noted in the log's view and in every answer.
         tasks.spawn("raft log writer", async move { drop(writer.run().await) });
         let peers = peers(host, config, &auth, &log);

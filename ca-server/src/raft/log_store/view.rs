@@ -39,8 +39,19 @@ pub struct View {
     durable_end: u64,
     /// Number of truncations; an append of an older generation proves nothing.
     generation: u64,
+    /// What the log lost since the last append.
+    removed: Removed,
     commits: u64,
     fault: Option<StoreError>,
+}
+
+/// What leaves the file together with the next entries that come.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Removed {
+    /// Entries from this index on.
+    pub since: Option<u64>,
+    /// Entries up to this one.
+    pub through: Option<LogId>,
 }
 
 /// Bytes that an entry takes in memory, roughly.
@@ -136,8 +147,9 @@ impl View {
         self.fault.get_or_insert(fault);
     }
 
-    /// Adds entries behind the last one; returns the generation they belong to.
-    pub fn append(&mut self, entries: &[Entry]) -> u64 {
+    /// Adds entries behind the last one; returns the generation they belong to, and what was
+    /// removed before them.
+    pub fn append(&mut self, entries: &[Entry]) -> (u64, Removed) {
         if let Some(entry) = entries.first()
             && self.last == self.purged
         {
@@ -154,12 +166,14 @@ impl View {
                 self.leaders.insert(entry.log_id.index, entry.log_id);
             }
         }
-        self.generation
+        (self.generation, std::mem::take(&mut self.removed))
     }
 
     /// Removes the entry at `since` and those behind it.
     pub fn truncate(&mut self, since: u64) {
         self.generation = self.generation.saturating_add(1);
+        let earlier = self.removed.since.unwrap_or(since);
+        self.removed.since = Some(earlier.min(since));
         for removed in self.tail.split_off(&since).values() {
             self.tail_bytes = self.tail_bytes.saturating_sub(weight(removed));
         }
@@ -171,14 +185,14 @@ impl View {
             .or(self.purged);
     }
 
-    /// Removes the entries through `through`. If that is later than the whole log, the entries
-    /// behind it are of a history that was given up: they go too, and where they began is returned.
-    pub fn purge(&mut self, through: LogId) -> Option<u64> {
+    /// Removes the entries through `through`. If another entry stands in its place, those behind it
+    /// are of a history that was given up: they go too.
+    pub fn purge(&mut self, through: LogId) {
         let keep = through.index.saturating_add(1);
-        let is_forked =
-            self.last < Some(through) && self.last.is_some_and(|last| last.index >= keep);
-        if is_forked {
+        let held = self.log_id_at(through.index);
+        if held.is_some_and(|held| held != through) {
             self.truncate(keep);
+            self.last = None;
         }
         let kept = self.tail.split_off(&keep);
         for removed in self.tail.values() {
@@ -186,8 +200,10 @@ impl View {
         }
         self.tail = kept;
         self.purged = self.purged.max(Some(through));
+        self.removed.through = self.purged;
         self.first = self.first.max(keep);
-        if self.last < Some(through) {
+        // A log that ends before it may have had the later leader all the same.
+        if self.last.is_none_or(|last| last.index < through.index) {
             self.last = Some(through);
             self.durable_end = self.durable_end.max(keep);
         }
@@ -196,7 +212,6 @@ impl View {
         if let Some(next) = next_leader {
             self.leaders.entry(keep).or_insert(next);
         }
-        is_forked.then_some(keep)
     }
 
     /// Id of an entry of the log.
@@ -302,21 +317,67 @@ mod tests {
         let mut view = View::default();
         view.append(&(0..=15).map(|index| entry(2, index)).collect::<Vec<_>>());
         view.purge(entry(2, 5).log_id);
-        assert_eq!(view.purge(entry(2, 7).log_id), None);
-        assert_eq!(view.purge(entry(3, 12).log_id), Some(13));
+        view.purge(entry(2, 7).log_id);
+        view.purge(entry(3, 12).log_id);
         assert_eq!(view.last(), Some(entry(3, 12).log_id));
         assert_eq!(view.read(0, u64::MAX), (None, vec![]));
-        assert_eq!(view.purge(entry(3, 12).log_id), None, "again");
-        view.append(&[entry(3, 13)]);
-        assert_eq!(view.purge(entry(3, 12).log_id), None);
-        assert_eq!(indices(&view.read(0, u64::MAX).1), [13]);
+        let (_, removed) = view.append(&[entry(3, 13)]);
+        let all = Removed {
+            since: Some(13),
+            through: Some(entry(3, 12).log_id),
+        };
+        assert_eq!(removed, all);
+        view.purge(entry(3, 12).log_id);
+        assert_eq!(
+            indices(&view.read(0, u64::MAX).1),
+            [13],
+            "nothing is given up again"
+        );
+    }
+
+    #[test]
+    fn a_history_that_was_given_up_goes_also_when_its_leader_was_the_later_one() {
+        let mut view = View::default();
+        view.append(&[entry(2, 0), entry(3, 1), entry(3, 2)]);
+        view.purge(entry(2, 1).log_id);
+        assert_eq!(view.last(), Some(entry(2, 1).log_id));
+        assert_eq!(view.read(0, u64::MAX), (None, vec![]));
+        let mut view = View::default();
+        view.append(&[entry(2, 0), entry(3, 1)]);
+        view.purge(entry(2, 1).log_id);
+        assert_eq!(view.last(), Some(entry(2, 1).log_id));
+        let mut view = View::default();
+        view.append(&[entry(2, 0), entry(3, 1)]);
+        view.purge(entry(2, 5).log_id);
+        assert_eq!(view.last(), Some(entry(2, 5).log_id));
+        view.append(&[entry(4, 6)]);
+        assert_eq!(indices(&view.read(0, u64::MAX).1), [6]);
+    }
+
+    #[test]
+    fn what_was_removed_goes_with_the_next_entries_and_once() {
+        let mut view = View::default();
+        let (_, removed) = view.append(&(0..=9).map(|index| entry(1, index)).collect::<Vec<_>>());
+        assert_eq!(removed, Removed::default());
+        view.purge(entry(1, 3).log_id);
+        view.purge(entry(1, 2).log_id);
+        view.truncate(8);
+        view.truncate(7);
+        let (_, removed) = view.append(&[entry(2, 7)]);
+        assert_eq!(indices(&view.read(0, u64::MAX).1), [4, 5, 6, 7]);
+        let both = Removed {
+            since: Some(7),
+            through: Some(entry(1, 3).log_id),
+        };
+        assert_eq!(removed, both);
+        assert_eq!(view.append(&[entry(2, 8)]).1, Removed::default());
     }
 
     #[test]
     fn only_durable_entries_leave_the_tail() {
         let mut view = View::default();
         let entries: Vec<Entry> = (0..6000).map(|index| entry(1, index)).collect();
-        let generation = view.append(&entries);
+        let (generation, _) = view.append(&entries);
         view.committed_through(std::iter::once((generation, 1000)));
         let (from_disk, tail) = view.read(0, u64::MAX);
         assert_eq!(from_disk, Some((0, 1000)));
@@ -331,7 +392,7 @@ mod tests {
     fn an_append_from_before_a_truncation_does_not_count_as_durable() {
         let mut view = View::default();
         let entries: Vec<Entry> = (0..5000).map(|index| entry(1, index)).collect();
-        let before = view.append(&entries);
+        let (before, _) = view.append(&entries);
         view.truncate(4000);
         view.append(&[entry(2, 4000)]);
         view.committed_through(std::iter::once((before, 5000)));

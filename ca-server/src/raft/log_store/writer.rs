@@ -2,9 +2,10 @@
 //!
 //! Responsible for: order and durability. Always holds: jobs reach the disk in the
 //! order in which they were made; all that wait share one transaction and one sync; a
-//! job nobody waits for is kept back until one is made that somebody waits for; after a
-//! failure every job, waiting or later, is refused, and nothing is tried again. Not
-//! here: what stands in the log ([`super::view`]).
+//! job nobody waits for is kept back until one is made that somebody waits for; what the
+//! log loses leaves the file with the entries that come instead; after a failure every
+//! job, waiting or later, is refused, and nothing is tried again. Not here: what stands
+//! in the log ([`super::view`]).
 
 use std::io;
 use std::sync::{Arc, Weak};
@@ -22,7 +23,7 @@ use super::Shared;
 use super::tables::{
     COMMITTED, LOG, LOG_FILE, META, PEERS, PURGED, VOTE, encode_mark, encode_vote,
 };
-use super::view::{View, note_stage};
+use super::view::{Removed, View, note_stage};
 use crate::raft::batch::WriteStage;
 use crate::raft::convert;
 use crate::raft::type_config::{Entry, LogId, NodeId, TypeConfig, Vote};
@@ -37,14 +38,9 @@ const LAZY_MAX: usize = 64;
 /// One change of the file.
 pub enum Mutation {
     Append {
+        removed: Removed,
         entries: Vec<Entry>,
         generation: u64,
-    },
-    Truncate {
-        since: u64,
-    },
-    Purge {
-        through: LogId,
     },
     Vote(Vote),
     Peer {
@@ -82,9 +78,16 @@ impl Job {
         }
     }
 
-    pub fn append(entries: Vec<Entry>, generation: u64, flushed: LogFlushed<TypeConfig>) -> Self {
+    /// Entries that come, in place of those that go.
+    pub fn append(
+        removed: Removed,
+        entries: Vec<Entry>,
+        generation: u64,
+        flushed: LogFlushed<TypeConfig>,
+    ) -> Self {
         Self {
             mutation: Mutation::Append {
+                removed,
                 entries,
                 generation,
             },
@@ -186,6 +189,7 @@ impl LogWriter {
                 Mutation::Append {
                     entries,
                     generation,
+                    ..
                 } => {
                     let last = entries.last()?.log_id.index;
                     Some((*generation, last.saturating_add(1)))
@@ -260,19 +264,27 @@ fn write(
         }
         for mutation in &mutations {
             match mutation {
-                Mutation::Append { .. } => reach(Step::LogAppending),
-                Mutation::Purge { .. } => reach(Step::PurgeWriting),
-                _ => {}
+                Mutation::Append { removed, .. } => {
+                    if removed.through.is_some() {
+                        reach(Step::PurgeWriting);
+                    }
+                    reach(Step::LogAppending);
+                }
+                Mutation::Vote(_) | Mutation::Peer { .. } | Mutation::Close => {}
             }
         }
         Ok(())
     })?;
     for mutation in &mutations {
         match mutation {
-            Mutation::Append { .. } => reach(Step::LogSynced),
-            Mutation::Purge { .. } => reach(Step::PurgeSynced),
+            Mutation::Append { removed, .. } => {
+                if removed.through.is_some() {
+                    reach(Step::PurgeSynced);
+                }
+                reach(Step::LogSynced);
+            }
             Mutation::Vote(_) => reach(Step::VoteSynced),
-            _ => {}
+            Mutation::Peer { .. } | Mutation::Close => {}
         }
     }
     Ok(mutations)
@@ -280,7 +292,10 @@ fn write(
 
 fn apply(writing: &Writing, mutation: &Mutation) -> Result<(), StoreError> {
     match mutation {
-        Mutation::Append { entries, .. } => {
+        Mutation::Append {
+            removed, entries, ..
+        } => {
+            remove(writing, removed)?;
             let records: Vec<(u64, Vec<u8>)> = entries
                 .iter()
                 .map(|entry| {
@@ -297,11 +312,6 @@ fn apply(writing: &Writing, mutation: &Mutation) -> Result<(), StoreError> {
                     .map(|(index, bytes)| (*index, bytes.as_slice())),
             )
         }
-        Mutation::Truncate { since } => writing.remove_range(LOG, *since, u64::MAX),
-        Mutation::Purge { through } => {
-            writing.remove_range(LOG, 0, through.index.saturating_add(1))?;
-            writing.put_named(META, PURGED, &encode_mark(Some(through)))
-        }
         Mutation::Vote(_) if mutation::is(Bug::VoteNotKept) => Ok(()),
         Mutation::Vote(vote) => writing.put_named(META, VOTE, &encode_vote(vote)),
         Mutation::Peer { node, memory } => {
@@ -309,4 +319,15 @@ fn apply(writing: &Writing, mutation: &Mutation) -> Result<(), StoreError> {
         }
         Mutation::Close => Ok(()),
     }
+}
+
+fn remove(writing: &Writing, removed: &Removed) -> Result<(), StoreError> {
+    if let Some(since) = removed.since {
+        writing.remove_range(LOG, since, u64::MAX)?;
+    }
+    if let Some(through) = &removed.through {
+        writing.remove_range(LOG, 0, through.index.saturating_add(1))?;
+        writing.put_named(META, PURGED, &encode_mark(Some(through)))?;
+    }
+    Ok(())
 }

@@ -13,16 +13,17 @@ use mintmark_runtime::Host;
 use mintmark_runtime::disk::Disk;
 use mintmark_runtime::task::Tasks;
 use mintmark_runtime::testing::{ElapsedClock, MemoryNetwork};
-use openraft::RaftLogReader;
+use openraft::raft::AppendEntriesRequest;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
+use openraft::{EntryPayload, RaftLogReader};
 
 use super::harness::{CLUSTER, Strangers, address, admin, status_is};
 use super::log::{LOG_PATH, entries_of, entry, open_log, owner};
 use super::state::{Names, add};
 use crate::raft::log_store::LogStore;
-use crate::raft::type_config::{Entry, StorageError, Vote};
+use crate::raft::type_config::{Entry, LogId, Snapshot, StorageError, Vote};
 use crate::raft::{Consensus, OpenError, RaftConfig};
-use crate::sim::disk::{Coverage, Image, Operation, SimDisk, Survival};
+use crate::sim::disk::{Coverage, Faults, Image, Latency, Operation, SimDisk, Survival};
 use crate::store::StoreError;
 
 /// What was acknowledged of a log, and what may be there beside it.
@@ -542,4 +543,209 @@ async fn a_checkpoint_that_is_gone_is_not_taken_for_an_empty_state() {
         matches!(error, OpenError::Store(StoreError::Missing { .. })),
         "{error:?}"
     );
+}
+
+/// Members that led after member 1, each in its term.
+const OVERTAKEN: u64 = 50;
+const LATER: u64 = 60;
+const LATEST: u64 = 1000;
+
+fn blanks(term: u64, indices: std::ops::Range<u64>) -> Vec<Entry> {
+    let log_id = |index| LogId {
+        leader_id: openraft::LeaderId::new(term, 3),
+        index,
+    };
+    let blank = |index| Entry {
+        log_id: log_id(index),
+        payload: EntryPayload::Blank,
+    };
+    indices.map(blank).collect()
+}
+
+impl Member {
+    /// What the leader of the term would send behind `prev`. False when this member has ended.
+    async fn hear(&self, term: u64, prev: Option<LogId>, entries: Vec<Entry>) -> bool {
+        let request = AppendEntriesRequest {
+            vote: Vote::new_committed(term, 3),
+            prev_log_id: prev,
+            entries,
+            leader_commit: prev,
+        };
+        let answered = self.consensus.parts().0.append_entries(request).await;
+        answered.is_ok_and(|answer| answer.is_success())
+    }
+
+    /// Takes the snapshot and the entries behind it of the leader of the term, and meets peers
+    /// meanwhile. False when this member has ended.
+    async fn is_overtaken(&self, term: u64, snapshot: &Snapshot) -> bool {
+        let (raft, log) = self.consensus.parts();
+        let end = snapshot.meta.last_log_id;
+        let next = end.map_or(0, |id| id.index) + 1;
+        // The leader looks for where their histories part.
+        for _ in 0..100 {
+            let last = log.last_log_id();
+            let Some(last) = last.filter(|id| id.leader_id.term >= OVERTAKEN) else {
+                break;
+            };
+            let probe = blanks(term, last.index..last.index + 1).pop();
+            let held = self.hear(term, probe.map(|entry| entry.log_id), Vec::new());
+            if held.await || log.fault().is_some() {
+                return false;
+            }
+        }
+        let installing = async {
+            let vote = Vote::new_committed(term, 3);
+            let installed = raft.install_full_snapshot(vote, snapshot.clone()).await;
+            installed.is_ok() && self.hear(term, end, blanks(term, next..next + 5)).await
+        };
+        let meeting = async {
+            for round in 1..=12 {
+                let _ = log.remember_peer(9, memory(round), true).await;
+            }
+        };
+        tokio::join!(installing, meeting).0
+    }
+
+    async fn names(&self) -> Vec<String> {
+        self.consensus.read(|state| state.names.clone())
+    }
+}
+
+/// A disk of which every piece of work takes its time, so that what runs side by side mixes.
+fn slow(disk: &SimDisk) {
+    let latency = Latency {
+        min: Duration::ZERO,
+        max: Duration::from_millis(5),
+    };
+    disk.set_faults(Faults {
+        latency: Some(latency),
+        ..Faults::default()
+    });
+}
+
+/// A member that has applied some names, and behind them has so many entries that nobody committed. Their
+/// leader is a later one than that of the snapshot's last entry.
+async fn member_of_another_history(disk: &SimDisk, names: &[String], given_up: u64) -> Member {
+    let member = start(disk, 3).await.unwrap();
+    assert_eq!(member.live(disk, names).await, names.len());
+    let end = member.consensus.parts().1.last_log_id();
+    let next = end.map_or(0, |id| id.index) + 1;
+    let given_up = blanks(OVERTAKEN, next..next + given_up);
+    assert!(member.hear(OVERTAKEN, end, given_up).await);
+    member
+}
+
+/// The log as it is on disk.
+async fn log_of(disk: &SimDisk, context: &str) -> Vec<Entry> {
+    let log = LogStore::open(
+        Arc::new(disk.clone()),
+        Path::new("/data/log.redb"),
+        &owner(),
+    );
+    let (log, _writer) = log.unwrap_or_else(|error| panic!("{context}: {error:?}"));
+    entries_of(&log).await
+}
+
+/// Starts a member that was stopped while a snapshot took the place of its log: it stands before it or
+/// behind it, can be overtaken all the same, and has one history then, also on disk. True if the
+/// snapshot was there and the log was still the old one.
+async fn check_overtaken(
+    disk: &SimDisk,
+    snapshot: &Snapshot,
+    names: &[String],
+    context: &str,
+) -> bool {
+    let term = |entry: &Entry| entry.log_id.leader_id.term;
+    let held = log_of(disk, context).await;
+    let is_old = held.last().map(term) == Some(OVERTAKEN);
+    let member = start(disk, 4).await;
+    let member = member.unwrap_or_else(|error| panic!("{context}: {error:?}"));
+    let found = member.names().await;
+    let before = found.len() == 12 && names.starts_with(&found);
+    assert!(before || found == names, "{context}: {found:?}");
+    assert!(member.is_overtaken(LATEST, snapshot).await, "{context}");
+    assert_eq!(member.names().await, names, "{context}");
+    member.end().await;
+    let held = log_of(disk, context).await;
+    assert_eq!(
+        held.iter().map(term).collect::<Vec<_>>(),
+        [LATEST; 5],
+        "{context}"
+    );
+    let member = start(disk, 5).await;
+    let member = member.unwrap_or_else(|error| panic!("{context}, again: {error:?}"));
+    assert_eq!(member.names().await, names, "{context}");
+    member.end().await;
+    is_old && found == names
+}
+
+/// Fewer than those that the snapshot has, and more.
+const GIVEN_UP: [u64; 2] = [5, 60];
+
+async fn snapshot_of(names: &[String]) -> Snapshot {
+    let disk = SimDisk::new(2);
+    let member = start(&disk, 2).await.unwrap();
+    assert_eq!(member.live(&disk, names).await, names.len());
+    let end = member.consensus.parts().1.last_log_id();
+    member.consensus.snapshot().await;
+    let reached = end.map(|id| id.index);
+    status_is(&member.consensus, |now| now.snapshot_log_index >= reached).await;
+    let snapshot = member.consensus.parts().0.get_snapshot().await.unwrap();
+    member.end().await;
+    snapshot.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_at_any_operation_while_a_snapshot_takes_the_place_of_the_log_can_be_got_over() {
+    let names: Vec<String> = (0..40).map(|number| format!("name {number}")).collect();
+    let snapshot = snapshot_of(&names).await;
+    for given_up in GIVEN_UP {
+        let (mut crashes, mut between) = (0, 0);
+        for operation in 0.. {
+            let context = format!("{given_up} given up, crash at {operation}");
+            let disk = SimDisk::new(operation);
+            let member = member_of_another_history(&disk, &names[..12], given_up).await;
+            slow(&disk);
+            disk.crash_at(disk.operations().total() + operation);
+            let done = member.is_overtaken(LATER, &snapshot).await;
+            let is_alive = disk.is_alive();
+            assert!(done || !is_alive, "{context}");
+            disk.crash();
+            member.end().await;
+            let was = check_overtaken(&disk.restart(), &snapshot, &names, &context).await;
+            between += u64::from(was);
+            if is_alive {
+                break;
+            }
+            crashes += 1;
+        }
+        println!("{crashes} crashes, {between} behind the snapshot with the old log");
+        assert!(crashes > 30 && between > 0, "{crashes}, {between}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_can_be_stopped_while_a_snapshot_takes_the_place_of_its_log() {
+    let names: Vec<String> = (0..40).map(|number| format!("name {number}")).collect();
+    let snapshot = snapshot_of(&names).await;
+    for given_up in GIVEN_UP {
+        let (mut stopped, mut between) = (0, 0);
+        for half_ms in 0..60 {
+            let context = format!("{given_up} given up, stopped after {half_ms} half milliseconds");
+            let disk = SimDisk::new(half_ms);
+            let member = member_of_another_history(&disk, &names[..12], given_up).await;
+            slow(&disk);
+            let stop = tokio::time::sleep(Duration::from_micros(half_ms * 500));
+            tokio::select! {
+                done = member.is_overtaken(LATER, &snapshot) => assert!(done, "{context}"),
+                () = stop => stopped += 1,
+            }
+            member.end().await;
+            disk.kill();
+            let was = check_overtaken(&disk.restart(), &snapshot, &names, &context).await;
+            between += u64::from(was);
+        }
+        println!("{stopped} stops, {between} behind the snapshot with the old log");
+        assert!(stopped > 10 && between > 0, "{stopped}, {between}");
+    }
 }

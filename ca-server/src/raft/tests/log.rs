@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mintmark_identity::entropy::SeededEntropy;
+use mintmark_proto::mintmark::raft::v1 as pb;
 use mintmark_runtime::disk::{Disk, OsDisk};
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use openraft::testing::{StoreBuilder, Suite};
@@ -152,13 +153,38 @@ async fn a_log_that_a_snapshot_overtook_holds_nothing_of_the_history_that_was_gi
     log.blocking_append(given_up).await.unwrap();
     log.purge(log_id(3, 12)).await.unwrap();
     assert_eq!(log.last_log_id(), Some(log_id(3, 12)));
-    // The purge reaches the disk with this, and the next start checks every entry.
-    log.save_vote(&Vote::new(3, 1)).await.unwrap();
-    log.close().await.unwrap();
-    let mut log = open_log(&disk).unwrap();
-    assert_eq!(log.last_log_id(), Some(log_id(3, 12)));
     log.blocking_append([entry(3, 13)]).await.unwrap();
+    log.close().await.unwrap();
+    // A start checks every entry of the file.
+    let log = open_log(&disk).unwrap();
+    assert_eq!(log.purged(), Some(log_id(3, 12)));
     assert_eq!(entries_of(&log).await, [entry(3, 13)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_snapshot_takes_the_place_of_stays_on_disk_until_entries_follow() {
+    let disk = MemoryDisk::default();
+    let mut log = open_log(&disk).unwrap();
+    let before: Vec<Entry> = (0..=15).map(|index| entry(2, index)).collect();
+    log.blocking_append(before.clone()).await.unwrap();
+    log.truncate(log_id(2, 9)).await.unwrap();
+    log.purge(log_id(3, 12)).await.unwrap();
+    // Everything else that makes the writer write, before the snapshot is saved.
+    log.save_vote(&Vote::new(3, 1)).await.unwrap();
+    let memory = pb::PeerMemory::default();
+    log.remember_peer(2, memory, true).await.unwrap();
+    log.close().await.unwrap();
+    let log = open_log(&disk).unwrap();
+    assert_eq!(log.purged(), None);
+    assert_eq!(entries_of(&log).await, before);
+    // And if it was saved, and nothing came after it:
+    log.give_up_unless_holds(log_id(2, 12));
+    assert_eq!(entries_of(&log).await, before);
+    log.give_up_unless_holds(log_id(3, 12));
+    assert_eq!(log.last_log_id(), Some(log_id(3, 12)));
+    // Also when it ends earlier, with a later leader.
+    log.give_up_unless_holds(log_id(2, 20));
+    assert_eq!(log.last_log_id(), Some(log_id(2, 20)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use super::log::{entry, open_log};
 use crate::raft::config::ClusterId;
 use crate::raft::convert;
 use crate::raft::log_store::LogStore;
-use crate::raft::session::{MeetError, Own, PROTOCOL, PeerRefusal, Sessions};
+use crate::raft::session::{Expelled, MeetError, Own, PROTOCOL, PeerRefusal, Sessions};
 use crate::raft::type_config::{LogId, NodeId, Vote};
 
 /// The member that is met.
@@ -183,8 +183,10 @@ async fn a_later_leadership_forgets_what_only_an_earlier_one_was_told() {
     // What was noted counts, not what the log could still tell.
     log.save_vote(&Vote::new(6, 2)).await.unwrap();
     log.purge(id((5, 1), 9)).await.unwrap();
+    log.blocking_append([entry(6, 10)]).await.unwrap();
     log.close().await.unwrap();
     let reopened = open_log(&disk).unwrap();
+    assert!(!reopened.holds(id((5, 1), 9)));
     let later = Some(Vote::new(6, 2));
     let met = meet(&self::sessions(&reopened), 5, Some(id((5, 1), 8)), later).await;
     assert!(is_refused(&met), "5.1-9 is committed: {met:?}");
@@ -206,6 +208,37 @@ async fn what_does_not_stand_in_the_log_any_more_is_not_taken_for_committed() {
         .unwrap();
     let met = meet(&sessions, 3, Some(id((3, 1), 6)), later).await;
     assert!(is_refused(&met), "3.1-7 was committed: {met:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_what_is_not_so_any_more_is_no_reason_to_stop() {
+    let (_disk, mut log, sessions) = told_of_nine().await;
+    let rolled_back = PeerRefusal::RolledBack { node: 1 }.into_status();
+    let expelled = sessions.expelled();
+    // Entries came after the Hello was written.
+    let old = sessions.hello(5);
+    log.blocking_append([entry(3, 13)]).await.unwrap();
+    sessions.note_status(&rolled_back, Some(&old));
+    assert_eq!(*expelled.borrow(), None);
+    // They went, for a later leader.
+    let old = sessions.hello(5);
+    log.save_vote(&Vote::new(4, 2)).await.unwrap();
+    sessions.note_status(&rolled_back, Some(&old));
+    assert_eq!(*expelled.borrow(), None);
+    // Nothing came, nothing went.
+    let hello = sessions.hello(6);
+    sessions.note_status(&rolled_back, Some(&hello));
+    assert_eq!(*expelled.borrow(), Some(Expelled::RolledBack));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_is_another_one_is_so_whatever_came_since() {
+    let (_disk, mut log, sessions) = told_of_nine().await;
+    let old = sessions.hello(5);
+    log.blocking_append([entry(3, 13)]).await.unwrap();
+    let wiped = PeerRefusal::Wiped { node: 1 }.into_status();
+    sessions.note_status(&wiped, Some(&old));
+    assert_eq!(*sessions.expelled().borrow(), Some(Expelled::Wiped));
 }
 
 #[tokio::test(start_paused = true)]
