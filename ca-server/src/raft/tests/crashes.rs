@@ -699,9 +699,10 @@ async fn snapshot_of(names: &[String]) -> Snapshot {
 async fn a_crash_at_any_operation_while_a_snapshot_takes_the_place_of_the_log_can_be_got_over() {
     let names: Vec<String> = (0..40).map(|number| format!("name {number}")).collect();
     let snapshot = snapshot_of(&names).await;
-    for given_up in GIVEN_UP {
+    // Every second operation with each history, every operation with one.
+    for (given_up, first) in GIVEN_UP.into_iter().zip([0, 1]) {
         let (mut crashes, mut between) = (0, 0);
-        for operation in 0.. {
+        for operation in (first..).step_by(2) {
             let context = format!("{given_up} given up, crash at {operation}");
             let disk = SimDisk::new(operation);
             let member = member_of_another_history(&disk, &names[..12], given_up).await;
@@ -720,7 +721,7 @@ async fn a_crash_at_any_operation_while_a_snapshot_takes_the_place_of_the_log_ca
             crashes += 1;
         }
         println!("{crashes} crashes, {between} behind the snapshot with the old log");
-        assert!(crashes > 30 && between > 0, "{crashes}, {between}");
+        assert!(crashes > 30 && between > 2, "{crashes}, {between}");
     }
 }
 
@@ -730,7 +731,7 @@ async fn a_member_can_be_stopped_while_a_snapshot_takes_the_place_of_its_log() {
     let snapshot = snapshot_of(&names).await;
     for given_up in GIVEN_UP {
         let (mut stopped, mut between) = (0, 0);
-        for half_ms in 0..60 {
+        for half_ms in (0..60).step_by(2) {
             let context = format!("{given_up} given up, stopped after {half_ms} half milliseconds");
             let disk = SimDisk::new(half_ms);
             let member = member_of_another_history(&disk, &names[..12], given_up).await;
