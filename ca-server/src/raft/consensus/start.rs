@@ -67,10 +67,7 @@ impl<S: ReplicatedState> Consensus<S> {
         let machine = Machine::open(checkpoints, leaves, waiters.clone(), marks.clone()).await?;
         reach(Step::StateRestored);
         let (log, writer) = (stores.log, stores.writer);
-        check_checkpoint(&log, &machine)?;
-        if let Some(applied) = machine.progress().borrow().applied {
-            log.give_up_unless_holds(applied);
-        }
+        match_checkpoint(&log, &machine)?;
         // The failure is noted in the log's view and in every answer.
         tasks.spawn("raft log writer", async move { drop(writer.run().await) });
         let peers = peers(host, config, &auth, &log);
@@ -165,7 +162,8 @@ impl<S: ReplicatedState> Consensus<S> {
 
 /// Purge never passes the last durable checkpoint; so if the log starts behind it, the checkpoint
 /// is gone. The library would say that entries are missing, which sends an operator to the wrong file.
-fn check_checkpoint<S: ReplicatedState>(
+/// If the log has not caught up with a checkpoint that came as a snapshot, it does now.
+fn match_checkpoint<S: ReplicatedState>(
     log: &LogStore,
     machine: &Machine<S>,
 ) -> Result<(), OpenError> {
@@ -175,6 +173,9 @@ fn check_checkpoint<S: ReplicatedState>(
             file: STATE_FILE,
             record: HEAD_RECORD.to_owned(),
         }));
+    }
+    if let Some(applied) = applied {
+        log.give_up_unless_holds(applied);
     }
     Ok(())
 }
