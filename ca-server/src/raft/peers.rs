@@ -156,7 +156,7 @@ impl Peers {
                         greeted = true;
                         self.greet(to, time).await?;
                     }
-                    Err(status) => return Err(self.refused(to, status, None)),
+                    Err(status) => return Err(self.refused(to, status)),
                 }
             }
         };
@@ -171,11 +171,11 @@ impl Peers {
     /// When the peer does not answer, refuses us, or is refused.
     pub async fn greet(&self, to: &Remote, time: Duration) -> Result<Mark, CallError> {
         let hello = self.sessions().hello(self.0.clock.now().unix_millis());
-        let request = self.request(hello.clone(), time, None);
+        let request = self.request(hello, time, None);
         let mut client = self.client(to)?;
         let answered = tokio::time::timeout(time, client.hello(request)).await;
         let answered = answered.map_err(|_| CallError::Timeout { node: to.node })?;
-        let answer = answered.map_err(|status| self.refused(to, status, Some(&hello)))?;
+        let answer = answered.map_err(|status| self.refused(to, status))?;
         let answer: pb::HelloResponse = self.check(to, answer, true)?;
         let hello = pb::HelloRequest {
             node_id: answer.node_id,
@@ -227,8 +227,8 @@ impl Peers {
         Ok(answer.into_inner())
     }
 
-    fn refused(&self, to: &Remote, status: Status, hello: Option<&pb::HelloRequest>) -> CallError {
-        self.sessions().note_status(&status, hello);
+    fn refused(&self, to: &Remote, status: Status) -> CallError {
+        self.sessions().note_status(&status);
         CallError::Status {
             node: to.node,
             source: Box::new(status),

@@ -213,15 +213,9 @@ impl Sessions {
         self.0.expelled.subscribe()
     }
 
-    /// Notes what a peer says about us, to this Hello if it was one.
-    pub fn note_status(&self, status: &Status, hello: Option<&pb::HelloRequest>) {
-        // A Hello may wait until the peer has come back. What it was told of meanwhile is not missing.
-        let is_old = hello.is_some_and(|hello| {
-            let now = self.hello(hello.clock_ms);
-            (&now.last_log_id, &now.vote) != (&hello.last_log_id, &hello.vote)
-        });
-        let why = expelled_by(status);
-        if let Some(why) = why.filter(|why| *why == Expelled::Wiped || !is_old) {
+    /// Notes what a peer says about us.
+    pub fn note_status(&self, status: &Status) {
+        if let Some(why) = expelled_by(status) {
             self.0.expelled.send_if_modified(|now| {
                 let first = now.is_none();
                 now.get_or_insert(why);
@@ -323,6 +317,7 @@ impl Sessions {
             peer.settle(&self.0.log);
             peer.hear(log_id, vote);
             peer.settle(&self.0.log);
+            peer.memory.boot = peer.met.map_or_else(Vec::new, Vec::from);
             if peer.memory == before {
                 return Ok(());
             }
@@ -504,8 +499,9 @@ impl Peer {
             return Err(PeerRefusal::Wiped { node });
         }
         // A process that was met before cannot have lost anything, and may well have
-        // acknowledged more than it knew of when it wrote this Hello.
-        if self.met == Some(boot) {
+        // acknowledged more than it knew of when it wrote this Hello, also to our last run:
+        // a Hello may wait until we are there again.
+        if self.met == Some(boot) || self.memory.boot == boot {
             return Ok(());
         }
         if self.has_lost(last, vote) {

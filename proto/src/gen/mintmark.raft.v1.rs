@@ -2804,6 +2804,9 @@ pub struct PeerMemory {
     /// the last one of all that it ever said so of and that is committed
     #[prost(message, optional, tag = "4")]
     pub committed: ::core::option::Option<LogId>,
+    /// of the process that said the last of it
+    #[prost(bytes = "vec", tag = "5")]
+    pub boot: ::prost::alloc::vec::Vec<u8>,
 }
 impl ::prost::Name for PeerMemory {
     const NAME: &'static str = "PeerMemory";

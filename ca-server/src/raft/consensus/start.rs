@@ -132,6 +132,7 @@ impl<S: ReplicatedState> Consensus<S> {
             tasks: tasks.clone(),
             clocks: inner.clocks.clone(),
             pending,
+            progress: inner.machine.progress(),
         };
         tasks.spawn("raft batcher", batcher.run());
         let backfill = Backfill {

@@ -4,8 +4,8 @@
 //! Always holds: the next entry is handed over when the last one is durable here, so
 //! commands gather exactly while the disk is busy; no entry bears the time of a clock that
 //! is not known to be good; an entry that the library refuses without having handed it to
-//! the log is refused for certain. Not here: whether to try
-//! again.
+//! the log is refused for certain; one of which it will never tell anything does not hold
+//! up those that follow. Not here: whether to try again.
 
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use super::{Pending, Verdict};
 use crate::raft::batch::{Batch, WriteStage};
 use crate::raft::clocks::Clocks;
+use crate::raft::machine::Progress;
 use crate::raft::type_config::{NodeId, Raft};
 
 /// Commands of one entry.
@@ -38,6 +39,8 @@ pub struct Batcher {
     pub clocks: Clocks,
     /// What waits.
     pub pending: mpsc::Receiver<Pending>,
+    /// What was applied, and how.
+    pub progress: watch::Receiver<Progress>,
 }
 
 impl Batcher {
@@ -74,7 +77,8 @@ impl Batcher {
             reach(Step::ProposalGathered);
             let (batch, mut stage) = Batch::propose(&commands);
             let (done, mut finished) = oneshot::channel::<()>();
-            let decided = decide(self.raft.clone(), batch, stage.clone(), verdicts);
+            let overtaken = overtaken(self.progress.clone());
+            let decided = decide(self.raft.clone(), batch, stage.clone(), verdicts, overtaken);
             self.tasks.spawn_isolated("raft batch", async move {
                 decided.await;
                 drop((permit, done));
@@ -128,14 +132,34 @@ fn stamp(
     (pb::CommandBatch { commands }, verdicts)
 }
 
-/// Writes the batch, waits until it is applied, and tells everybody.
+/// Waits until a snapshot is installed. The library says nothing of entries that it took the place of.
+fn overtaken(mut progress: watch::Receiver<Progress>) -> impl Future<Output = ()> {
+    let before = progress.borrow().installs;
+    async move {
+        let installed = progress.wait_for(|now| now.installs != before);
+        if installed.await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+/// Writes the batch, waits until it is applied or `overtaken`, and tells everybody.
 async fn decide(
     raft: Raft,
     batch: Batch,
     stage: watch::Receiver<WriteStage>,
     verdicts: Vec<oneshot::Sender<Verdict>>,
+    overtaken: impl Future<Output = ()>,
 ) {
-    let written = raft.client_write(batch).await;
+    let written = tokio::select! {
+        biased;
+        written = raft.client_write(batch) => written,
+        () = overtaken => {
+            tracing::warn!("a snapshot took the place of a batch; its outcome is unknown");
+            refuse_all(verdicts, &Verdict::Unknown);
+            return;
+        }
+    };
     let untouched = *stage.borrow() == WriteStage::Waiting;
     match written {
         Ok(written) => {

@@ -388,6 +388,53 @@ async fn proposals_survive_the_loss_of_leaders_exactly_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_whose_proposals_a_snapshot_took_the_place_of_can_lead_again() {
+    let mut cluster = Cluster::new();
+    cluster.snapshot_every = 20;
+    let cluster = cluster.with(3).await;
+    let former = cluster.settled().await;
+    cluster.cut(former);
+    let consensus = cluster.nodes[&former].consensus.clone();
+    // More entries, each of one proposal, than may be written and not yet applied.
+    let proposals: Vec<_> = (0..40)
+        .map(|number| {
+            let consensus = consensus.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(number)).await;
+                let lost = format!("lost {number}");
+                consensus.propose(add(&lost), admin(), None).await
+            })
+        })
+        .collect();
+    let next = loop {
+        let leader = cluster.settled().await;
+        if leader != former {
+            break leader;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    let names: Vec<String> = (0..100).map(|number| format!("name {number}")).collect();
+    for name in &names {
+        cluster.propose(next, name).await.unwrap();
+    }
+    for proposal in proposals {
+        assert!(proposal.await.unwrap().is_err());
+    }
+    let end = consensus.log_end();
+    let leader = &cluster.nodes[&next].consensus;
+    let (_, log) = leader.parts();
+    assert!(log.purged().map(|id| id.index) > end, "{leader:?}");
+    cluster.heal();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    has(&consensus, &names).await;
+    while cluster.settled().await != former {
+        consensus.parts().0.trigger().elect().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    cluster.propose(former, "leads").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leader_that_is_cut_off_grows_old_and_promises_nothing() {
     let cluster = Cluster::of(3).await;
     let leader = cluster.settled().await;

@@ -182,9 +182,17 @@ async fn what_a_snapshot_takes_the_place_of_stays_on_disk_until_entries_follow()
     assert_eq!(entries_of(&log).await, before);
     log.give_up_unless_holds(log_id(3, 12));
     assert_eq!(log.last_log_id(), Some(log_id(3, 12)));
+    assert_eq!(entries_of(&log).await, []);
     // Also when it ends earlier, with a later leader.
-    log.give_up_unless_holds(log_id(2, 20));
-    assert_eq!(log.last_log_id(), Some(log_id(2, 20)));
+    log.close().await.unwrap();
+    let mut log = open_log(&disk).unwrap();
+    log.give_up_unless_holds(log_id(1, 20));
+    assert_eq!(log.last_log_id(), Some(log_id(1, 20)));
+    log.blocking_append([entry(3, 21)]).await.unwrap();
+    log.close().await.unwrap();
+    let log = open_log(&disk).unwrap();
+    assert_eq!(log.purged(), Some(log_id(1, 20)));
+    assert_eq!(entries_of(&log).await, [entry(3, 21)]);
 }
 
 #[tokio::test(start_paused = true)]

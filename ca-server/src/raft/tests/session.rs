@@ -9,7 +9,7 @@ use super::log::{entry, open_log};
 use crate::raft::config::ClusterId;
 use crate::raft::convert;
 use crate::raft::log_store::LogStore;
-use crate::raft::session::{Expelled, MeetError, Own, PROTOCOL, PeerRefusal, Sessions};
+use crate::raft::session::{MeetError, Own, PROTOCOL, PeerRefusal, Sessions};
 use crate::raft::type_config::{LogId, NodeId, Vote};
 
 /// The member that is met.
@@ -211,34 +211,19 @@ async fn what_does_not_stand_in_the_log_any_more_is_not_taken_for_committed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_of_what_is_not_so_any_more_is_no_reason_to_stop() {
-    let (_disk, mut log, sessions) = told_of_nine().await;
-    let rolled_back = PeerRefusal::RolledBack { node: 1 }.into_status();
-    let expelled = sessions.expelled();
-    // Entries came after the Hello was written.
-    let old = sessions.hello(5);
-    log.blocking_append([entry(3, 13)]).await.unwrap();
-    sessions.note_status(&rolled_back, Some(&old));
-    assert_eq!(*expelled.borrow(), None);
-    // They went, for a later leader.
-    let old = sessions.hello(5);
-    log.save_vote(&Vote::new(4, 2)).await.unwrap();
-    sessions.note_status(&rolled_back, Some(&old));
-    assert_eq!(*expelled.borrow(), None);
-    // Nothing came, nothing went.
-    let hello = sessions.hello(6);
-    sessions.note_status(&rolled_back, Some(&hello));
-    assert_eq!(*expelled.borrow(), Some(Expelled::RolledBack));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_disk_that_is_another_one_is_so_whatever_came_since() {
-    let (_disk, mut log, sessions) = told_of_nine().await;
-    let old = sessions.hello(5);
-    log.blocking_append([entry(3, 13)]).await.unwrap();
-    let wiped = PeerRefusal::Wiped { node: 1 }.into_status();
-    sessions.note_status(&wiped, Some(&old));
-    assert_eq!(*sessions.expelled().borrow(), Some(Expelled::Wiped));
+async fn a_hello_that_waited_until_this_member_was_back_may_say_less_than_its_process_holds() {
+    let (disk, log, _) = told_of_nine().await;
+    log.close().await.unwrap();
+    let reopened = open_log(&disk).unwrap();
+    let sessions = sessions(&reopened);
+    // Process 1 wrote it before it acknowledged 3.1-9; another one would have lost that.
+    let met = meet(&sessions, 2, Some(id((3, 1), 4)), Some(LED)).await;
+    assert!(is_refused(&met), "{met:?}");
+    meet(&sessions, 1, Some(id((3, 1), 4)), Some(LED))
+        .await
+        .unwrap();
+    let met = meet(&sessions, 2, Some(id((3, 1), 4)), Some(LED)).await;
+    assert!(is_refused(&met), "also when process 1 was met: {met:?}");
 }
 
 #[tokio::test(start_paused = true)]
