@@ -191,6 +191,17 @@ fn before_it_ends(pause: Duration, end: Option<Timestamp>, now: Timestamp) -> Du
     end.map_or(pause, |end| pause.min(longest_pause(now, end, RETRY_FIRST)))
 }
 
+/// Waits until the SVID that is being renewed expires: then no server takes it, and it is resumed by its
+/// key, whoever has not answered yet.
+async fn lapsed(step: Step, own: Option<&Own>, now: Timestamp) {
+    let Some(own) = own.filter(|_| step == Step::Renew) else {
+        return std::future::pending().await;
+    };
+    let left = own.svid.validity().not_after.since(now);
+    let left = left.saturating_add(Duration::from_millis(1));
+    tokio::time::sleep(left.max(RETRY_FIRST)).await;
+}
+
 /// How an attempt failed.
 enum Failure {
     /// Trying again may help.
@@ -261,10 +272,14 @@ impl AgentSvid {
             let step = self.sooner_if_superseded(next_step(own.as_ref(), standing, now), now);
             let wait = match step {
                 Step::Wait(at) => at.since(now),
-                step => match self
-                    .perform(step, own.as_ref(), doubt.is_due(), &stop)
-                    .await
-                {
+                step => match tokio::select! {
+                    biased;
+                    done = self.perform(step, own.as_ref(), doubt.is_due(), &stop) => done,
+                    () = lapsed(step, own.as_ref(), now) => {
+                        tracing::info!("the agent's SVID expired while servers were asked to renew it");
+                        continue;
+                    }
+                } {
                     Some(Ok(fresh)) => {
                         backoff.reset();
                         doubt.over();

@@ -82,6 +82,8 @@ pub struct Inner {
     pub nonces: BTreeMap<Vec<u8>, [u8; 32]>,
     pub acknowledged: Vec<(u64, u64)>,
     pub resumed_from: Vec<Option<(u64, u64)>>,
+    /// Whether an agent that renews its own SVID gets no answer.
+    pub is_silent_to_renewals: bool,
     pub authority: Arc<Authority>,
     pub old_anchors: Vec<Vec<u8>>,
     pub bundle_sequence: u64,
@@ -218,6 +220,7 @@ impl World {
             nonces: BTreeMap::new(),
             acknowledged: Vec::new(),
             resumed_from: Vec::new(),
+            is_silent_to_renewals: false,
             authority: Arc::new(Authority::new(now, hybrid)),
             old_anchors: Vec::new(),
             bundle_sequence: 1,
@@ -725,6 +728,9 @@ impl agent_server::Agent for Service {
         self.world.issue_calls.fetch_add(1, Ordering::SeqCst);
         let request = request.into_inner();
         if !request.agent_csr.is_empty() {
+            if self.world.with(|inner| inner.is_silent_to_renewals) {
+                return std::future::pending().await;
+            }
             let agent = Some(item(self.agent_svid(&caller, &request.agent_csr)));
             return Ok(Response::new(pb::IssueX509Response {
                 items: Vec::new(),

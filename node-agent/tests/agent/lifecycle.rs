@@ -257,6 +257,35 @@ async fn an_agent_whose_svid_expired_resumes_with_its_last_key() {
 }
 
 #[tokio::test]
+async fn an_svid_that_expires_while_a_server_is_asked_to_renew_it_is_resumed_at_once() {
+    let bed = Bed::new().await;
+    bed.world.with(|inner| {
+        inner.agent_ttl = SHORT_LIFE;
+        inner.is_silent_to_renewals = true;
+    });
+    let agent = bed.start().await;
+    let id = agent.agent_id().unwrap().to_string();
+    let calls = bed.world.issue_calls.load(Ordering::SeqCst);
+    bed.clock.advance(SHORT_LIFE - Duration::from_secs(1));
+    bed.world.republish_bundle();
+    let asked = async {
+        while bed.world.issue_calls.load(Ordering::SeqCst) == calls {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(asked).await;
+    bed.clock.advance(Duration::from_secs(2));
+    let resumed = async {
+        while bed.world.with(|inner| inner.agents[&id].len()) < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    // The call itself would wait for the silent server for 20 s.
+    let resumed = tokio::time::timeout(Duration::from_secs(10), resumed).await;
+    resumed.expect("it waits for a server that is silent");
+}
+
+#[tokio::test]
 async fn an_agent_that_no_server_knows_any_more_says_so() {
     let bed = Bed::new().await;
     let agent = bed.start().await;
