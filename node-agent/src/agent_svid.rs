@@ -208,6 +208,8 @@ enum Failure {
     Passing(String),
     /// So it may, but with another bundle: this one does not verify the server.
     Stranger(String),
+    /// The SVID that was to be renewed expired meanwhile: it is to be resumed.
+    Lapsed,
     /// A person must act.
     Final(AgentError),
 }
@@ -228,6 +230,7 @@ impl Failure {
         match self {
             Self::Passing(reason) => Ok((reason, false)),
             Self::Stranger(reason) => Ok((reason, true)),
+            Self::Lapsed => Ok(("it expired".to_owned(), false)),
             Self::Final(error) => Err(error),
         }
     }
@@ -272,14 +275,10 @@ impl AgentSvid {
             let step = self.sooner_if_superseded(next_step(own.as_ref(), standing, now), now);
             let wait = match step {
                 Step::Wait(at) => at.since(now),
-                step => match tokio::select! {
-                    biased;
-                    done = self.perform(step, own.as_ref(), doubt.is_due(), &stop) => done,
-                    () = lapsed(step, own.as_ref(), now) => {
-                        tracing::info!("the agent's SVID expired while servers were asked to renew it");
-                        continue;
-                    }
-                } {
+                step => match self
+                    .perform(step, own.as_ref(), doubt.is_due(), &stop)
+                    .await
+                {
                     Some(Ok(fresh)) => {
                         backoff.reset();
                         doubt.over();
@@ -288,6 +287,7 @@ impl AgentSvid {
                         own = Some(fresh);
                         continue;
                     }
+                    Some(Err(Failure::Lapsed)) => continue,
                     Some(Err(failure)) => {
                         let (reason, is_stranger) = failure.passing()?;
                         tracing::warn!(?step, reason, "the agent's SVID: trying again");
@@ -415,6 +415,7 @@ impl AgentSvid {
         stop: &CancellationToken,
     ) -> Option<Result<Own, Failure>> {
         tracing::debug!(?step, "the agent's SVID");
+        let lapsed = lapsed(step, own, self.host.clock.now());
         let doing = async {
             self.ensure_trust(is_doubtful).await?;
             match (step, own) {
@@ -424,7 +425,9 @@ impl AgentSvid {
             }
         };
         tokio::select! {
+            biased;
             done = doing => Some(done),
+            () = lapsed => Some(Err(Failure::Lapsed)),
             () = stop.cancelled() => None,
         }
     }
