@@ -448,7 +448,7 @@ impl Member {
         };
         let led = tokio::time::timeout(Duration::from_secs(60), leads).await;
         led.unwrap_or_else(|_| panic!("{context}: {:?}", self.consensus));
-        self.consensus.read(|state| state.names.clone())
+        self.names()
     }
 }
 
@@ -608,7 +608,7 @@ impl Member {
         tokio::join!(installing, meeting).0
     }
 
-    async fn names(&self) -> Vec<String> {
+    fn names(&self) -> Vec<String> {
         self.consensus.read(|state| state.names.clone())
     }
 }
@@ -662,11 +662,11 @@ async fn check_overtaken(
     let is_old = held.last().map(term) == Some(OVERTAKEN);
     let member = start(disk, 4).await;
     let member = member.unwrap_or_else(|error| panic!("{context}: {error:?}"));
-    let found = member.names().await;
+    let found = member.names();
     let before = found.len() == 12 && names.starts_with(&found);
     assert!(before || found == names, "{context}: {found:?}");
     assert!(member.is_overtaken(LATEST, snapshot).await, "{context}");
-    assert_eq!(member.names().await, names, "{context}");
+    assert_eq!(member.names(), names, "{context}");
     member.end().await;
     let held = log_of(disk, context).await;
     assert_eq!(
@@ -676,7 +676,7 @@ async fn check_overtaken(
     );
     let member = start(disk, 5).await;
     let member = member.unwrap_or_else(|error| panic!("{context}, again: {error:?}"));
-    assert_eq!(member.names().await, names, "{context}");
+    assert_eq!(member.names(), names, "{context}");
     member.end().await;
     is_old && found == names
 }
